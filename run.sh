@@ -10,7 +10,8 @@ Starts Rowdrop on this machine and prints its addresses.  Ctrl-C stops it; the d
 The first run builds MinIO, which takes three to five minutes.
 
   --empty         do not write sample files into a new source bucket
-  --load FOLDER   drop the files of a folder; if Rowdrop is already running, into that one
+  --load FOLDER   drop the files of a folder; if Rowdrop is already running, into that one,
+                  with the exit status 1 if files were not loaded
 
 Settings from the environment or from .env (all of them: see .env.example):
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import falcon
 import falcon.asgi
-from falcon.media import JSONHandler
+from falcon.media import JSONHandler, MultipartFormHandler
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -50,6 +50,10 @@ from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
 from shared.progress.receipts import Receipts
 from shared.progress.unpacks import Unpacks
+from shared.settings import PageLink
+
+MAX_FORM_FILES = 1_000
+"""Files and fields that a form may have."""
 
 
 class Dependencies(NamedTuple):
@@ -57,8 +61,9 @@ class Dependencies(NamedTuple):
 
     `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the
     output bucket. `compute_pool` runs what takes more than about 2 ms, `redis_pool` what waits for
-    Redis. `max_upload_bytes` is the largest size of a file in a PUT request. `is_stopping` returns
-    True when answers without an end have to end.
+    Redis. `max_upload_bytes` is the largest size of a file in a PUT request. `page_links` are links
+    to other servers, for the page. `is_stopping` returns True when answers without an end have to
+    end.
     """
 
     get_view: ViewProvider
@@ -73,6 +78,7 @@ class Dependencies(NamedTuple):
     redis_pool: ThreadPool
     max_upload_bytes: int
     sweep_interval_s: float
+    page_links: tuple[PageLink, ...] = ()
     is_stopping: Callable[[], bool] = lambda: False
 
 
@@ -88,6 +94,9 @@ def create_app(
     app.add_middleware(cross_site)
     app.add_middleware(auth)
     app.req_options.strip_url_path_trailing_slash = True
+    form_handler = MultipartFormHandler()
+    form_handler.parse_options.max_body_part_count = MAX_FORM_FILES
+    app.req_options.media_handlers[falcon.MEDIA_MULTIPART] = form_handler
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = JSONHandler(dumps=encode_json)
     _add_error_handlers(app)
     _add_routes(app, dependencies, clock)
@@ -114,7 +123,7 @@ def _add_routes(
     page_files = load_page_files()
     app.add_route("/", IndexResource(page_files))
     app.add_route("/page/{version}/{name}", PageFileResource(page_files))
-    app.add_route("/openapi.json", OpenApiResource())
+    app.add_route("/openapi.json", OpenApiResource(dependencies.page_links))
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
     receipts = ReceiptController(
@@ -141,13 +150,13 @@ def _add_routes(
         "/files/{name:path}",
         FileResource(
             dependencies.source_transfers,
-            DropController(get_view, dependencies.refresh_controller),
+            DropController(get_view, dependencies.refresh_controller, dependencies.compute_pool),
             receipts,
             dependencies.max_upload_bytes,
         ),
     )
     tasks = TasksResource(
-        dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        get_view, dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
     )
     app.add_route("/tasks", tasks)
     app.add_route("/tasks/{task_id}", tasks, suffix="task")

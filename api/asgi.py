@@ -102,6 +102,7 @@ dependencies = Dependencies(
     redis_pool=redis_pool,
     max_upload_bytes=settings.max_upload_mb * 1_000_000,
     sweep_interval_s=settings.sweep_interval_s,
+    page_links=settings.page_links,
     is_stopping=lambda: connections.is_stopping,
 )
 rules = AccessRules.from_settings(settings)

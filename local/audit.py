@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from local.minio_build import MINIO_MODULE_VERSION
+from shared.counts import format_count
 
 ROOT = Path(__file__).parent.parent
 EXIT_VULNERABLE = 1
@@ -96,8 +97,9 @@ def format_report(report: AuditReport) -> str:
     lines = [f"{name}: {', '.join(ids)}" for name, ids in sorted(report.vulnerable.items())]
     lines += [f"{name}: not checked ({why})" for name, why in sorted(report.unchecked.items())]
     lines.append(
-        f"audit: {report.checked_count} pins checked, {len(report.vulnerable)} packages with known "
-        f"vulnerabilities, {len(report.unchecked)} not checked. "
+        f"audit: {format_count(report.checked_count, 'pin')} checked, "
+        f"{format_count(len(report.vulnerable), 'package')} with known vulnerabilities, "
+        f"{len(report.unchecked)} not checked. "
         "For MinIO see minio-source/README.md."
     )
     return "\n".join(lines)

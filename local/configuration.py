@@ -199,6 +199,18 @@ def build_configuration(
     return Configuration(values, credentials)
 
 
+def list_page_links(values: Mapping[str, str]) -> str:
+    """Return PAGE_LINKS: the given value, or the addresses of MinIO's console and of Flower.
+
+    Each of these is a link only if it is started.
+    """
+    names = {"MINIO_CONSOLE_PORT": "MinIO's console", "FLOWER_PORT": "Flower"}
+    links = [
+        f"{title}=http://{HOST}:{values[name]}" for name, title in names.items() if name in values
+    ]
+    return values.get("PAGE_LINKS") or ",".join(links)
+
+
 def save_configuration(configuration: Configuration, path: Path) -> None:
     """Write the secrets and ports of Rowdrop's own servers to `path` for the next run.
 

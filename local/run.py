@@ -5,6 +5,7 @@ It runs in the foreground until Ctrl-C.  `local.install` starts it in the virtua
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -53,12 +54,17 @@ from worker.commands.provisioning.credential_set import (
 from worker.commands.provisioning.server_users import digest_users, format_redis_acl
 
 _ROWDROP_COMMAND = (sys.executable, "-m", "worker.commands.cli")
+_NOT_ALL_LOADED = (
+    "Not everything in {0} was loaded: the list is above the addresses.  "
+    "./rowdrop load {1} lists it again, and loads only what is new."
+)
 
 
 def main() -> int:
     """Run Rowdrop until it is stopped.
 
-    Returns the exit status: 0 if a signal stopped it, 1 with a message if it cannot run.
+    Returns the exit status: 0 if a signal stopped it, 1 with a message if it cannot run. If it only
+    loads a folder into a running Rowdrop, that of `rowdrop load`: 1 if it skipped files.
     """
     screen = Screen(sys.stdout)
     raise_on_stop_signal()
@@ -69,8 +75,9 @@ def main() -> int:
         folder = _prepare_data_folder(given)
         arguments = _parse_arguments()
         if arguments.load and _is_running(folder):
-            _load_folder(arguments.load, given | read_credentials(folder, "loader"))
-            return 0
+            environment = given | read_credentials(folder, "loader")
+            is_complete = _load_folder(arguments.load, environment)
+            return 0 if is_complete else EXIT_ATTENTION
         with _hold_run_lock(folder):
             _run_until_stopped(folder, given, arguments, screen)
     except StartupError as error:
@@ -161,11 +168,16 @@ def _run_until_stopped(
             # All chosen ports are in use now: another start may choose its own.
             port_lock.close()
             wait_for_app(supervisor, configuration, has_sample, screen)
+            is_complete = True
             if arguments.load:
                 screen(f"Loading {arguments.load}:")
                 environment = _build_environment(configuration, folder)
-                _load_folder(arguments.load, environment | read_credentials(folder, "loader"))
+                is_complete = _load_folder(
+                    arguments.load, environment | read_credentials(folder, "loader")
+                )
             screen(render_banner(folder, configuration))
+            if not is_complete:
+                screen(_NOT_ALL_LOADED.format(arguments.load, shlex.quote(str(arguments.load))))
             # Returns only if supervisor has died: Ctrl-C raises `StopRequested` here.
             supervisor.wait()
             log_tail = read_log_tail(supervisor.get_log_path("supervisord"))
@@ -272,6 +284,7 @@ def _build_environment(configuration: Configuration, folder: Path) -> dict[str, 
         "FLOWER_ADDRESS": "127.0.0.1",
         # Overrides a value for docker compose: here nothing listens on other addresses.
         "BIND_ADDRESS": "127.0.0.1",
+        "PAGE_LINKS": config.list_page_links(configuration.values),
     }
 
 
@@ -297,15 +310,16 @@ def _run_init(
     return with_sample and f"created {configuration.source_bucket}" in output_lines
 
 
-def _load_folder(folder: Path, environment: Mapping[str, str]) -> None:
+def _load_folder(folder: Path, environment: Mapping[str, str]) -> bool:
     """Drop the files of a folder with `rowdrop load`, which shows a progress bar.
 
-    Files that are not user files are listed, and are no error.  Raises `StartupError`.
+    Returns whether nothing was skipped.  What was skipped is listed.  Raises `StartupError`.
     """
     command = [*_ROWDROP_COMMAND, "load", str(folder.resolve())]
     exit_code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if exit_code not in {0, EXIT_ATTENTION}:
         raise StartupError(f"{folder} was not loaded: see above")
+    return exit_code == 0
 
 
 def _run_rowdrop(

@@ -38,8 +38,8 @@ them to the other list."""
 DEAD_LETTERS = "rowdrop:dead_letters"
 """List: events that could not be decoded, with their reasons. Written by MARK, read by the API."""
 EVENTS_AVAILABLE = "rowdrop:events_available"
-"""String: "no" if MinIO's events do not reach this Redis. Written by init, read by watchdog and
-API."""
+"""String: "no" if MinIO's events do not reach this Redis. Set by init and watchdog, deleted only by
+init, read by watchdog and API."""
 PROBE = "rowdrop:probe"
 """String, 60 s: the last probe key that arrived as an event. Written by the listener, read by
 init."""
@@ -137,6 +137,9 @@ REBUILD_QUEUED = "rowdrop:rebuild_queued"
 """String: ID of the queued rebuild. Written by API and rebuild, read by the watchdog."""
 REBUILD_RUNNING = "rowdrop:rebuild_running"
 """String: ID of the running rebuild. Written by the rebuild, read by watchdog and API."""
+REBUILD_IDS = "rowdrop:rebuild_ids"
+"""Sorted set: ID -> request time (Unix seconds) of the newest fifty. Written by API and command
+line, read by the API."""
 REBUILD_LEASE = "rowdrop:rebuild_lease"
 """String, 60 s: token of the process that enqueues a rebuild's users. Written by it, read by the
 watchdog."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from environs import EnvValidationError, FileAwareEnv, ValidationError
@@ -27,6 +27,8 @@ from shared.tokens import (
 
 _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# No user and password before the host: every reader of the API gets the links.
+_LINK_ADDRESS = re.compile(r"https?://[^\s/?#@]+(?:[/?#]\S*)?")
 
 MAX_PUBLISH_INTERVAL_S = 20
 """Upper limit of PUBLISH_MIN_INTERVAL_S in seconds.
@@ -37,6 +39,13 @@ It must stay below `OVERDUE_S` (30 s), or users with a pending result are enqueu
 
 class InvalidSettings(Exception):
     """Environment variables are missing or invalid; the message names them, and never a value."""
+
+
+class PageLink(NamedTuple):
+    """A link that the page shows."""
+
+    title: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Settings:
     max_unpacked_mb: int = 20_000
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    page_links: tuple[PageLink, ...] = ()
     copy_images: bool = False
     public_output: bool = False
     zip_names: str = ""
@@ -168,6 +178,7 @@ class Settings:
             "max_unpacked_mb": env.int("MAX_UNPACKED_MB", 20000, validate=_check_positive),
             "allowed_hosts": _split_words(env.str("ALLOWED_HOSTS", "", validate=_check_host_names)),
             "cors_origins": _split_words(env.str("CORS_ORIGINS", "", validate=_check_origins)),
+            "page_links": _parse_links(env.str("PAGE_LINKS", "", validate=_check_links)),
             "copy_images": env.str("IMAGES", "reference", validate=_check_images_mode) == "copy",
             "zip_names": _normalize_codec(env.str("ZIP_NAMES", "", validate=_check_codec)),
             "public_output": _is_true(env.str("PUBLIC_OUTPUT", "false", validate=_check_boolean)),
@@ -234,6 +245,20 @@ def _check_origins(value: str) -> None:
     if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in _split_words(value)):
         raise ValidationError(
             "must be origins such as https://example.org or http://localhost:3000, or *"
+        )
+
+
+def _parse_links(text: str | None) -> tuple[PageLink, ...]:
+    entries = (entry.partition("=") for entry in (text or "").split(",") if entry.strip())
+    return tuple(PageLink(title.strip(), address.strip()) for title, _, address in entries)
+
+
+def _check_links(value: str) -> None:
+    links = _parse_links(value)
+    if not all(link.title and _LINK_ADDRESS.fullmatch(link.address) for link in links):
+        raise ValidationError(
+            "must be title=address entries such as Flower=http://127.0.0.1:5555, separated by "
+            "commas; an address begins with http:// or https:// and has no password"
         )
 
 

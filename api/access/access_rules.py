@@ -114,11 +114,7 @@ class AccessRules:
         `host` is the `Host` header, `headers` the names of all headers, `protocol` the HTTP
         version.
         """
-        # A proxy that is configured with only an upstream address sends HTTP/1.0, that address as
-        # `Host`, and no forwarding header. HTTP/1.0 is then its only trace.
-        if protocol == "HTTP/1.0" or not self.is_local_only or not is_loopback_host(host or ""):
-            return False
-        return not any(map(is_proxy_header, headers))
+        return self._explain_remote(host, headers, protocol) is None
 
     def decide(
         self,
@@ -145,6 +141,22 @@ class AccessRules:
         if is_write and not token.may_write:
             return AccessDecision(AccessOutcome.TOKEN_READ_ONLY, token.name)
         return AccessDecision(AccessOutcome.ALLOWED, token.name)
+
+    def explain_token_need(
+        self, method: str, host: str | None, headers: Iterable[str], protocol: str
+    ) -> str | None:
+        """Return why a request needs a token, with the setting that is the cause; else None.
+
+        The arguments are those of `decide`.
+        """
+        is_write = method not in READ_METHODS
+        if not is_write and self.public_read:
+            return None
+        cause = self._explain_remote(host, headers, protocol)
+        if cause is None and is_write and self._has_operator_token():
+            cause = "API_TOKEN or API_TOKENS is set for this Rowdrop"
+        action = "A write" if is_write else "This request"
+        return cause and f"{action} needs a token, because {cause}."
 
     def decide_events(self, authorization: str | None) -> AccessDecision:
         """Return whether a request may send events: only with `events_token`, even if it is local.
@@ -182,6 +194,27 @@ class AccessRules:
                 "every client that reaches the API can read all rows and files without a token."
             )
         return sentences
+
+    def _explain_remote(
+        self, host: str | None, headers: Iterable[str], protocol: str
+    ) -> str | None:
+        """Return a clause that says why a request is not local; None if it is."""
+        causes = []
+        if self.allowed_hosts:
+            causes.append("ALLOWED_HOSTS is set")
+        if not is_loopback_address(self.bind_address):
+            causes.append("BIND_ADDRESS is no loopback address")
+        if causes:
+            return f"{' and '.join(causes)} for this Rowdrop, so no client is local"
+        if not is_loopback_host(host or ""):
+            return "the header Host has no loopback name or address, such as 127.0.0.1"
+        # A proxy that is configured with only an upstream address sends HTTP/1.0, that address as
+        # `Host`, and no forwarding header. HTTP/1.0 is then its only trace.
+        if protocol == "HTTP/1.0":
+            return "HTTP/1.0 is taken as a sign of a proxy"
+        if any(map(is_proxy_header, headers)):
+            return "a header such as X-Forwarded-For shows that a proxy sent it"
+        return None
 
     def _describe_exposure(self) -> str:
         if self.allowed_hosts:

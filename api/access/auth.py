@@ -4,6 +4,7 @@ It logs writes and refusals. No log line contains a token, a query string or a b
 """
 
 import logging
+from collections.abc import Iterable
 from urllib.parse import quote
 
 import falcon
@@ -40,21 +41,15 @@ _HOW_TO_WRITE = (
     "Valid are API_TOKEN, the API_TOKENS, and, if neither is set, the generated token."
 )
 _HOW_TO_READ = (
-    "Only clients on the same machine may read without a token.  Send a read token or a write "
-    "token of this Rowdrop in the header Authorization: Bearer <token>."
+    "Send a read token or a write token of this Rowdrop in the header "
+    "Authorization: Bearer <token>."
 )
 _WRONG_CREDENTIALS = "The Authorization header is not Bearer followed by a token of this Rowdrop."
 _READ_ONLY_CREDENTIALS = (
     "This token is for reading only.  A write needs API_TOKEN or one of the API_TOKENS."
 )
-_WRITES_REFUSED = (
-    "Only clients on the same machine may write without a token, and no write token is set.  "
-    "Set API_TOKEN for this Rowdrop."
-)
-_READS_REFUSED = (
-    "Only clients on the same machine may read without a token, and no token is set.  "
-    "Set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
-)
+_WRITES_REFUSED = "No write token is set: set API_TOKEN for this Rowdrop."
+_READS_REFUSED = "No token is set: set API_TOKEN, READ_TOKENS or PUBLIC_READ=true for this Rowdrop."
 _HOW_TO_SEND_EVENTS = (
     "Send the EVENTS_TOKEN of this Rowdrop in the header Authorization: Bearer <token>, or as "
     "password in the URL.  No other token is accepted for events."
@@ -94,13 +89,8 @@ class AuthMiddleware:
         authorization = request.get_header("Authorization")
         if _sends_events(request):
             return self._rules.decide_events(authorization)
-        return self._rules.decide(
-            request.method,
-            request.get_header("Host"),
-            request.headers,
-            authorization,
-            f"HTTP/{request.scope['http_version']}",
-        )
+        host, headers, protocol = _list_traits(request)
+        return self._rules.decide(request.method, host, headers, authorization, protocol)
 
     async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
@@ -130,7 +120,9 @@ class AuthMiddleware:
             return falcon.HTTPTooManyRequests(description=_TOO_MANY_FAILURES, headers=retry_header)
         if _sends_events(request):
             return _build_events_problem(decision.outcome)
-        return _build_problem(decision.outcome, is_write=request.method not in READ_METHODS)
+        need = self._rules.explain_token_need(request.method, *_list_traits(request))
+        is_write = request.method not in READ_METHODS
+        return _build_problem(decision.outcome, need or "", is_write=is_write)
 
     async def _limit_failures(self, address: str) -> bool:
         """Count a failed token, and delay the response if its address has sent too many.
@@ -163,16 +155,16 @@ def was_allowed_by_token(request: Request) -> bool:
     return decision is not None and decision.is_by_token
 
 
-def _build_problem(outcome: AccessOutcome, *, is_write: bool) -> Problem:
+def _build_problem(outcome: AccessOutcome, need: str, *, is_write: bool) -> Problem:
+    """Return the refusal; `need` says why the request needs a token, if it does."""
     if outcome is AccessOutcome.TOKEN_READ_ONLY:
         return Problem("access-refused", _READ_ONLY_CREDENTIALS)
     if outcome is AccessOutcome.NO_TOKEN_SET:
-        if is_write:
-            return Problem("access-refused", _WRITES_REFUSED)
-        return Problem("access-refused", _READS_REFUSED)
-    detail = _HOW_TO_WRITE if is_write else _HOW_TO_READ
-    if outcome is AccessOutcome.TOKEN_WRONG:
-        detail = f"{_WRONG_CREDENTIALS}  {detail}"
+        remedy = _WRITES_REFUSED if is_write else _READS_REFUSED
+        return Problem("access-refused", f"{need}  {remedy}")
+    wrong = _WRONG_CREDENTIALS if outcome is AccessOutcome.TOKEN_WRONG else ""
+    sentences = (wrong, need, _HOW_TO_WRITE if is_write else _HOW_TO_READ)
+    detail = "  ".join(filter(None, sentences))
     return Problem("token", detail, {"WWW-Authenticate": "Bearer"})
 
 
@@ -182,6 +174,12 @@ def _build_events_problem(outcome: AccessOutcome) -> Problem:
     # AWS SNS sends the user and the password of a URL only after a challenge.
     challenge = {"WWW-Authenticate": 'Bearer, Basic realm="events"'}
     return Problem("token", _HOW_TO_SEND_EVENTS, challenge)
+
+
+def _list_traits(request: Request) -> tuple[str | None, Iterable[str], str]:
+    """Return `Host`, the names of all headers, and the version of HTTP, for `AccessRules`."""
+    protocol = f"HTTP/{request.scope['http_version']}"
+    return request.get_header("Host"), request.headers, protocol
 
 
 def _is_public(request: Request) -> bool:

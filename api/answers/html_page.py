@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from api.query.links import build_path
 from api.query.row_query import RowQuery
+from shared.counts import format_count
 from shared.formats.records import COLUMNS, Column, Filter, get_title
 
 PAGE_STYLE = """
@@ -83,12 +84,12 @@ def render_rows_page(
     page_rows: list[dict[str, Any]] = json.loads(rows)
     first = query.paging.offset + 1
     last = query.paging.offset + len(page_rows)
-    count = f"{first:,} to {last:,} of {total:,}" if page_rows else f"none of {total:,}"
+    place = f"{first:,} to {last:,}" if page_rows else "none"
     non_empty = {name: value for name, value in parameters.items() if value}
     sections = [
         "<h1>Rowdrop</h1>",
         _render_form(non_empty, [each for column in columns for each in column.filters]),
-        f"<p>{count} {'user' if total == 1 else 'users'}</p>",
+        f"<p>{place} of {format_count(total, 'user')}</p>",
         _render_page_links(query, total, non_empty),
         _render_table(page_rows, query, non_empty, columns),
         _render_page_links(query, total, non_empty),

@@ -13,13 +13,9 @@ from api.web.problems import Problem
 from api.web.transfers import Transfers
 from shared.csv_reader.decoding import quote_line
 from shared.formats.records import Reject
-from shared.formats.source_keys import make_csv_key
 from shared.object_store import StoreUnavailable
+from shared.progress.pipeline_errors import MAX_QUOTED_BYTES, select_quotable
 
-MAX_QUOTED_BYTES = 64 << 10
-"""Bytes of a file that are read; a line behind them is not quoted."""
-MAX_QUOTES = 20
-"""Entries of one response that are quoted, the first ones."""
 QUOTES_S = 1.0
 """Seconds for all reads of one response; then the rest has no quote."""
 MAX_CACHED_QUOTES = 1000
@@ -43,22 +39,18 @@ class QuoteReader:
         try:
             async with asyncio.timeout(QUOTES_S):
                 # One after the other: the reads must not take all threads of other requests.
-                for entry in entries[:MAX_QUOTES]:
-                    # An entry without a line is not about a line of the file.
-                    reject = rejects.get(entry["user_id"] or "") if entry["line"] else None
-                    if reject and (quote := await self._read_quote(reject)):
+                for entry, reject in select_quotable(entries, rejects):
+                    if quote := await self._read_quote(reject):
                         entry["quote"] = quote
         except (TimeoutError, StoreUnavailable, Problem):
             # The reasons are complete without quotes.
             return
 
     async def _read_quote(self, reject: Reject) -> str:
-        if reject.line is None or reject.key != make_csv_key(reject.user_id):
-            return ""
         cache_key = reject.key, reject.etag
         quote: str | None = self._cache.get(cache_key)
         if quote is None:
             head = await self._transfers.fetch_head(reject.key, reject.etag, MAX_QUOTED_BYTES)
-            quote = quote_line(head, reject.line)
+            quote = quote_line(head, reject.line or 1)
             self._cache.put(cache_key, quote, 1)
         return quote

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from api.query.row_query import RowQuery, SortOrder
 from api.snapshot.table import SnapshotTable
+from shared.formats.records import SEARCHED_COLUMNS
 
 _TEXT = pa.large_string()
 
@@ -30,7 +31,7 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
 
     Ages are those on the date `today` in UTC.
     """
-    mask = _build_row_mask(table, query, today)
+    mask = build_row_mask(table, query, today)
     rows: NDArray[np.int64] | None
     if query.sort:
         # The order of all rows is cached, so it is filtered instead of sorting the selected rows.
@@ -46,32 +47,33 @@ def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection
     return Selection(rows[query.paging.as_slice], total)
 
 
-def _build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+def build_row_mask(table: SnapshotTable, query: RowQuery, today: date) -> NDArray[np.bool_] | None:
+    """Return which rows pass the filters and the search; None if there are neither."""
     mask = None
     if query.filters.is_active:
         mask = query.filters.build_mask(table.has_image, table.birthday, today)
     if query.search is None:
         return mask
-    name_mask = _match_names(table, query.search)
-    return name_mask if mask is None else mask & name_mask
+    search_mask = _match_texts(table, query.search)
+    return search_mask if mask is None else mask & search_mask
 
 
-def _match_names(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
-    """Return a mask of the rows with names that contain every word of the search, in any case."""
-    names = table.derived.get_or_compute("names", lambda: _lowercase_names(table.columns))
+def _match_texts(table: SnapshotTable, search: str) -> NDArray[np.bool_]:
+    """Return a mask of the rows with texts that contain every word of the search, in any case."""
+    texts = table.derived.get_or_compute("texts", lambda: _lowercase_texts(table.columns))
     mask = np.ones(table.row_count, np.bool_)
     for word in search.split():
-        # The same function as for the names: Python's lower() differs for some characters.
+        # The same function as for the texts: Python's lower() differs for some characters.
         lower_word = pc.utf8_lower(pa.scalar(word, _TEXT)).as_py()
-        mask &= pc.match_substring(names, lower_word).to_numpy()
+        mask &= pc.match_substring(texts, lower_word).to_numpy()
     return mask
 
 
-def _lowercase_names(columns: pa.Table) -> pa.ChunkedArray:
-    # A word of a search contains no blank, so it cannot match across the two names.
+def _lowercase_texts(columns: pa.Table) -> pa.ChunkedArray:
+    # A word of a search contains no blank, so it cannot match across two columns.
     separator = pa.scalar(" ", _TEXT)
-    names = pc.binary_join_element_wise(columns["first_name"], columns["last_name"], separator)
-    return pc.utf8_lower(names)
+    searched = [columns[name] for name in SEARCHED_COLUMNS]
+    return pc.utf8_lower(pc.binary_join_element_wise(*searched, separator))
 
 
 def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:

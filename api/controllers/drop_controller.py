@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import falcon
@@ -9,62 +10,98 @@ from falcon.asgi import Response
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from api.controllers.receipt_controller import find_image_result, find_suspicion
 from api.controllers.refresh_controller import RefreshController
-from api.snapshot.view import ViewProvider
+from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
+from api.web.thread_pool import ThreadPool
 from shared.formats.source_keys import UserFile
 
 logger = logging.getLogger(__name__)
 
 REDIS_UNAVAILABLE = "stored, but Redis does not answer; the row follows when it does"
+REPLACED = "the file was replaced or deleted before it was read"
 
 
 class DropController:
-    """Completes the responses to uploads of clients that wait."""
+    """Completes the responses to uploads of clients that wait.
 
-    def __init__(self, get_view: ViewProvider, refreshes: RefreshController) -> None:
+    `compute_pool` finds the suspicious rows of a new table.
+    """
+
+    def __init__(
+        self, get_view: ViewProvider, refreshes: RefreshController, compute_pool: ThreadPool
+    ) -> None:
         self._get_view = get_view
         self._refreshes = refreshes
+        self._compute_pool = compute_pool
 
     async def await_result(
         self, response: Response, file: UserFile, name: str, etag: str, wait_s: float
     ) -> None:
         """Wait until every API process serves the result of a stored file, at most `wait_s`.
 
-        Then responds with 200 and the user's row. `response.media` must be set; it stays a 202
-        if the time is over. Raises a 422 `Problem` if the file is rejected.
+        Then responds with 200, the user's row, and `result` and `reason` as in a receipt.
+        `response.media` must be set; it stays a 202 if the time is over. Raises a 422 `Problem` if
+        the file is rejected.
         """
         try:
             unfinished = await self._refreshes.refresh(file.user_id, wait_s)
-        except (RedisError, OperationalError) as error:
+        except (RedisError, OperationalError, Problem) as error:
             # The file is stored and its event is on the way, so this is not an error of the upload.
+            # A `Problem` means that too many requests wait for Redis.
             logger.warning("cannot wait for the result of %.80r: %s", name, error)
             unfinished = REDIS_UNAVAILABLE
         if unfinished is not None:
             response.media |= {"message": unfinished} if unfinished else {}
             return
-        result = self._find_result(file, name, etag)
-        response.status = falcon.HTTP_200
-        response.media |= {"status": "published", **result}
-
-    def _find_result(self, file: UserFile, name: str, etag: str) -> dict[str, Any]:
         view = self._get_view()
+        row = _find_row(view, file.user_id)
+        _raise_reject(view, file, name, etag, is_held=row is not None)
+        result, reason = await self._find_result(view, file, name, row)
+        response.status = falcon.HTTP_200
+        response.media |= {"status": "published", "result": result, "reason": reason, "row": row}
+
+    async def _find_result(
+        self, view: View, file: UserFile, name: str, row: dict[str, Any] | None
+    ) -> tuple[str, str | None]:
+        if not file.is_csv:
+            return find_image_result(name, row)
         reject = view.rejects.get(file.user_id)
-        row_number = view.table.find_row(file.user_id) if view.table is not None else None
-        if reject is not None and (reject.key, reject.etag) == (name, etag):
-            is_held = row_number is not None
-            position = "" if reject.line is None else f", line {reject.line}"
-            held = "; the row of its last valid version stays" if is_held else ""
-            raise Problem(
-                "rejected",
-                f"{name[:300]!r}{position}: {reject.reason}{held}.",
-                name=name,
-                user_id=file.user_id,
-                etag=etag,
-                reason=reject.reason,
-                line=reject.line,
-                held=is_held,
-            )
-        if view.table is None or row_number is None:
-            return {"row": None}
-        return {"row": json.loads(view.table.get_row_json(row_number))}
+        # A reject of the same file is that of a newer version: see `_raise_reject`.
+        is_replaced = reject is not None and reject.key == name
+        if row is None or view.table is None or is_replaced:
+            return "superseded", REPLACED
+        # The file is stored: that other requests compute much must not make it an error.
+        with suppress(Problem):
+            suspicion = await self._compute_pool.run(find_suspicion, view.table, file.user_id)
+            if suspicion:
+                return "suspicious", suspicion
+        return "row", None
+
+
+def _find_row(view: View, user_id: str) -> dict[str, Any] | None:
+    row_number = view.table.find_row(user_id) if view.table is not None else None
+    if view.table is None or row_number is None:
+        return None
+    row: dict[str, Any] = json.loads(view.table.get_row_json(row_number))
+    return row
+
+
+def _raise_reject(view: View, file: UserFile, name: str, etag: str, *, is_held: bool) -> None:
+    """Raise a 422 `Problem` if this version of a file is rejected."""
+    reject = view.rejects.get(file.user_id)
+    if reject is None or (reject.key, reject.etag) != (name, etag):
+        return
+    position = "" if reject.line is None else f", line {reject.line}"
+    held = "; the row of its last valid version stays" if is_held else ""
+    raise Problem(
+        "rejected",
+        f"{name[:300]!r}{position}: {reject.reason}{held}.",
+        name=name,
+        user_id=file.user_id,
+        etag=etag,
+        reason=reject.reason,
+        line=reject.line,
+        held=is_held,
+    )

@@ -61,11 +61,9 @@ class RebuildController:
         """Return the progress of a rebuild; None if no rebuild has this ID."""
         return self._rebuilds.status(task_id)
 
-    def list_unfinished(self) -> list[RebuildStatus]:
-        """Return the running and the queued rebuild, as far as they exist."""
-        task_ids = (self._rebuilds.get_running_id(), self._rebuilds.get_queued_id())
-        statuses = [self.get_status(task_id) for task_id in task_ids if task_id]
-        return [status for status in statuses if status is not None]
+    def list_newest(self) -> list[RebuildStatus]:
+        """Return the running, the queued and the latest rebuilds, the unfinished ones first."""
+        return self._rebuilds.list_newest()
 
     async def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
         with self._waiter.hold_slot() as has_slot:
@@ -117,9 +115,12 @@ def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
     return body | ({"error": status.error} if status.error else {})
 
 
-def describe_unpack(status: UnpackStatus, *, names_members: bool) -> dict[str, Any]:
+def describe_unpack(
+    status: UnpackStatus, rejected: int | None, *, names_members: bool
+) -> dict[str, Any]:
     """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC.
 
+    `rejected`: the number of its members that are rejects, None if it is not known.
     `names_members`: with paths and reasons of ignored members, which not everyone may see.
     """
     body: dict[str, Any] = {
@@ -130,6 +131,7 @@ def describe_unpack(status: UnpackStatus, *, names_members: bool) -> dict[str, A
         "total": status.total,
         "users": status.users,
         "published": status.published,
+        "rejected": rejected,
         "ignored": status.ignored,
         "started_at": format_time(status.started_at),
         "finished_at": format_time(status.finished_at),

@@ -1,12 +1,13 @@
 """GET /files/{name}/receipt: what became of a file, and when."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from falcon.asgi import Request, Response
 
+from api.access.auth import may_see_quotes
 from api.query.file_query import parse_etag
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
@@ -60,6 +61,9 @@ class ReceiptController:
     async def respond(self, request: Request, response: Response, name: str) -> None:
         """Respond with the receipt of a file, or of its version `?etag=`.
 
+        A client that only reads because of `PUBLIC_READ` learns what `/files` shows it, and nothing
+        of removed files and earlier versions: their ETags are digests of what they contained.
+
         Raises a 404 `Problem` if there is no such file and no receipt of one, a 503 before the
         first publish, and `redis.exceptions.RedisError`.
         """
@@ -76,19 +80,26 @@ class ReceiptController:
         if view.table is None:
             raise build_not_ready_problem()
         own = [receipt for receipt in receipts if name in (receipt.csv_source, receipt.image)]
+        may_see_past = may_see_quotes(request)
+        if not may_see_past and (info is None or etag not in {None, info.etag}):
+            own = []
         if info is None and not own:
             raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
         wanted_etag = etag or (info.etag if info else None)
         result = _Result("removed")
+        file = None
         if info is not None:
             file = _File(name, info, wanted_etag, source_key)
             result = file.find_result(view, receipts, is_dirty=is_dirty)
             if result.name == "row" and user_id is not None:
                 # Finding all suspicious rows of a table takes some ms, once per version.
-                suspicion = await self._compute_pool.run(_find_suspicion, view.table, user_id)
+                suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
                 if suspicion:
                     result = _Result("suspicious", suspicion, fields=result.fields)
-        receipt = _select_receipt(own, name, wanted_etag, is_csv=name.endswith(".csv"))
+        if isinstance(source_key, UserFile) and not source_key.is_csv:
+            receipt = file.select_image_receipt(own) if file is not None else None
+        else:
+            receipt = _select_receipt(own, name, wanted_etag)
         response.media = {
             "name": name,
             "user_id": source_key.user_id if isinstance(source_key, UserFile) else None,
@@ -98,7 +109,7 @@ class ReceiptController:
             "line": result.line,
             **_describe_times(receipt, view),
             **result.fields,
-            "history": [_describe_history(each, view) for each in own],
+            "history": [_describe_history(each, view) for each in own] if may_see_past else [],
         }
         response.set_header("Cache-Control", "no-store")
 
@@ -157,20 +168,33 @@ class _File:
             row = json.loads(view.table.get_row_json(row_number))
         if not self._source_key.is_csv:
             is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
-            if not (is_read or self._is_read_before(view, is_dirty=is_dirty)):
+            is_served = is_read and _is_visible(receipts[0], view)
+            if not (is_served or self._is_read_before(view, is_dirty=is_dirty)):
                 return _Result("pending", NOT_READ)
-            return self._find_image_result(row)
+            result, reason = find_image_result(self._name, row)
+            return _Result(result, reason, fields={"row": row})
         if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
             fields = {"held": row is not None, "row": row}
             return _Result("rejected", reject.reason, reject.line, fields)
         newest = receipts[0] if receipts else None
-        if newest and (newest.csv_source, newest.csv_etag) == (self._name, self._etag):
+        # A reject need not change output.csv: this process serves it if the view has it, see above.
+        valid_version = (self._name, self._etag, None)
+        if newest and (newest.csv_source, newest.csv_etag, newest.reason) == valid_version:
             is_published = _is_visible(newest, view)
         else:
             is_published = self._is_read_before(view, is_dirty=is_dirty)
         if is_published and row is not None:
             return _Result("row", fields={"row": row})
         return _Result("pending", NOT_READ)
+
+    def select_image_receipt(self, own: Sequence[Receipt]) -> Receipt | None:
+        """Return the newest receipt that has this version of an image; None if none is known.
+
+        Receipts have no ETag of an image, so the time of the read decides.
+        """
+        if self._etag != self._info.etag:
+            return None
+        return next(filter(self._was_read_by, own), None)
 
     def _was_read_by(self, receipt: Receipt) -> bool:
         """Return whether the image existed when the result of this receipt was read."""
@@ -195,16 +219,19 @@ class _File:
             return _Result("pending", "/tasks has the progress")
         return _Result("unpacked")
 
-    def _find_image_result(self, row: dict[str, Any] | None) -> _Result:
-        if row is None:
-            return _Result("part", NO_ROW, fields={"row": None})
-        # An image copy has the name of the image.
-        if str(row["img_path"]).rpartition("/")[2] != self._name:
-            return _Result("superseded", ANOTHER_IMAGE, fields={"row": row})
-        return _Result("part", fields={"row": row})
+
+def find_image_result(name: str, row: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """Return the result of an image that was read, and the reason; `row` is that of its user."""
+    if row is None:
+        return "part", NO_ROW
+    # An image copy has the name of the image.
+    if str(row["img_path"]).rpartition("/")[2] != name:
+        return "superseded", ANOTHER_IMAGE
+    return "part", None
 
 
-def _find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+def find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+    """Return why the row of a user is probably wrong, or None."""
     return table.suspicious_rows.find_reason(user_id)
 
 
@@ -218,15 +245,12 @@ def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:
             return None
 
 
-def _select_receipt(
-    own: Sequence[Receipt], name: str, etag: str | None, *, is_csv: bool
-) -> Receipt | None:
-    """Return the receipt of this version; an image has no version in receipts, so the newest."""
-    if is_csv:
-        return next(
-            (each for each in own if (each.csv_source, each.csv_etag) == (name, etag)), None
-        )
-    return own[0] if own else None
+def _select_receipt(own: Sequence[Receipt], name: str, etag: str | None) -> Receipt | None:
+    """Return the newest receipt of this version of a CSV or a bundle; None if none is known.
+
+    A bundle has receipts only of its rejects.
+    """
+    return next((each for each in own if (each.csv_source, each.csv_etag) == (name, etag)), None)
 
 
 def _find_visible_time(receipt: Receipt, view: View) -> float | None:

@@ -18,8 +18,8 @@ from api.web.problems import get_status_title
 _INTRODUCTION = """<h1>Rowdrop: the API</h1>
 <p>Rowdrop turns files that are dropped into a bucket into rows. This API returns the rows, and it
 accepts files from clients without an S3 client. For programs the same endpoints are described in
-<a href="/openapi.json">/openapi.json</a>. In a browser, <a href="/data">/data</a> shows the rows as
-a page.</p>
+<a href="/openapi.json">/openapi.json</a>. In a browser, <a href="/">/</a> shows the rows, and
+<a href="/data">/data</a> does so without scripts.</p>
 <p>In the examples <code>$api</code> is the address of this API.</p>
 <h2 id="tokens">Tokens</h2>
 <p>A client is local if it connects to <code>localhost</code> or a loopback address without a proxy
@@ -29,8 +29,9 @@ local client needs no token to read. It needs a write token to write only if the
 <p>Every other client sends a token: <code>-H "Authorization: Bearer $token"</code>. Writes (POST,
 PUT, DELETE) need a write token: the <code>API_TOKEN</code>, one of the <code>API_TOKENS</code>, or
 the generated token. Reads need a write token or one of the <code>READ_TOKENS</code>, and no token
-with <code>PUBLIC_READ=true</code>. <code>/health/live</code> needs no token, and
-<code>POST /events</code> only accepts the <code>EVENTS_TOKEN</code>.</p>"""
+with <code>PUBLIC_READ=true</code>. <code>/health/live</code>, and in a browser the page at
+<code>/</code> without its data, need no token. <code>POST /events</code> only accepts the
+<code>EVENTS_TOKEN</code>.</p>"""
 
 _TOKEN_SENTENCES = {
     "none": "Token: none.",

@@ -13,6 +13,7 @@ from falcon.asgi import Request, Response
 from api.description.constant_body import ConstantBody
 from api.query.filters import parse_single_values
 from shared.formats.records import COLUMNS, Column, get_title
+from shared.settings import PageLink
 
 Document = dict[str, Any]
 
@@ -24,19 +25,25 @@ _HELPERS = ("x-responses", "x-security", "x-filter-kinds")
 
 
 class OpenApiResource:
-    """GET /openapi.json."""
+    """GET /openapi.json, with links for the page."""
+
+    def __init__(self, links: tuple[PageLink, ...] = ()) -> None:
+        self._links = links
 
     async def on_get(self, request: Request, response: Response) -> None:
-        """Respond with the description, which only changes with a release."""
+        """Respond with the description, which only changes with a release or the settings."""
         parse_single_values(request.params, ())
-        _encode_document().send(request, response)
+        _encode_document(self._links).send(request, response)
 
     on_head = on_get
 
 
 @cache
-def _encode_document() -> ConstantBody:
-    text = json.dumps(DOCUMENT, ensure_ascii=False, indent=1)
+def _encode_document(links: tuple[PageLink, ...]) -> ConstantBody:
+    document = dict(DOCUMENT)
+    if links:
+        document["x-links"] = [link._asdict() for link in links]
+    text = json.dumps(document, ensure_ascii=False, indent=1)
     return ConstantBody(text.encode() + b"\n", MEDIA_JSON)
 
 
@@ -126,7 +133,7 @@ def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
                 operation["parameters"] = parameters + operation["parameters"]
                 sample = operation["x-codeSamples"][0]
                 sample["source"] = sample["source"].format(filter=example, column=columns[1].name)
-    document["components"]["schemas"]["Statistics"]["properties"]["filters"]["properties"] = {
+    document["components"]["schemas"]["Statistics"]["properties"]["filters"]["properties"] |= {
         each.name: kinds[each.kind]["value"] for each in filters
     }
 

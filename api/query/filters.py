@@ -49,14 +49,6 @@ class Filters:
     max_age: int | None = None
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str | list[str]]) -> "Filters":
-        """Return the filters of a query string.
-
-        Raises `InvalidParameter`, also for a parameter that is no filter.
-        """
-        return cls.from_values(parse_single_values(parameters, FILTER_PARAMETERS))
-
-    @classmethod
     def from_values(cls, values: Mapping[str, str]) -> "Filters":
         """Return the filters in single values, ignoring other parameters.
 

@@ -28,11 +28,6 @@ def build_link_header(
     )
 
 
-def build_file_path(key: str) -> str:
-    """Return the address of a file in the source bucket."""
-    return f"/files/{quote(key)}"
-
-
 def build_row_path(user_id: str) -> str:
     """Return the address of a user's row, which need not exist yet."""
     return f"/data/{quote(user_id, safe='')}"

@@ -1,4 +1,7 @@
-"""The query of GET /data: filters, search, order, page, fields and format.  Pure."""
+"""The query of GET /data: filters, search, order, page, fields and format.  Pure.
+
+GET /stats has the filters and the search of it.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,12 +12,13 @@ from shared.formats.output_csv import OUTPUT_COLUMNS
 
 FORMATS = ("json", "ndjson", "csv", "parquet", "html")
 PAGING_PARAMETERS = ("limit", "offset")
-ROW_PARAMETERS = (*FILTER_PARAMETERS, "q", "sort", "fields", *PAGING_PARAMETERS, "format")
+SELECTING_PARAMETERS = (*FILTER_PARAMETERS, "q")
+ROW_PARAMETERS = (*SELECTING_PARAMETERS, "sort", "fields", *PAGING_PARAMETERS, "format")
 
 MAX_SEARCH_LENGTH = 200
 """Characters of the parameter `q`."""
 MAX_SEARCH_WORDS = 10
-"""Words of the parameter `q`: each of them is searched in all names."""
+"""Words of the parameter `q`: each of them is searched in all texts of a row."""
 DEFAULT_HTML_ROWS = 100
 """Rows on one HTML page if the client gives no `limit`."""
 MAX_HTML_ROWS = 1000
@@ -22,7 +26,7 @@ MAX_HTML_ROWS = 1000
 
 ALLOWED_ROW_COUNT = "a whole number of rows, at most nine digits"
 ALLOWED_SEARCH = (
-    f"1 to {MAX_SEARCH_WORDS} words that all occur in a user's names, in any case; "
+    f"1 to {MAX_SEARCH_WORDS} words that all occur in a user's ID or names, in any case; "
     f"at most {MAX_SEARCH_LENGTH} characters"
 )
 _COLUMN_LIST = ", ".join(OUTPUT_COLUMNS)
@@ -103,6 +107,12 @@ class RowQuery:
             Paging.from_values(values),
             _parse_format(values),
         )
+
+    @classmethod
+    def parse_selection(cls, parameters: Mapping[str, str | list[str]]) -> "RowQuery":
+        """Parse the filters and the search, or raise `InvalidParameter`."""
+        values = parse_single_values(parameters, SELECTING_PARAMETERS)
+        return cls(Filters.from_values(values), _parse_search(values))
 
     @property
     def selection_key(self) -> tuple[object, ...]:

@@ -5,7 +5,6 @@ header `X-Ignored-Count` has the number of all.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import falcon
@@ -14,13 +13,12 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_see_quotes
 from api.answers.quotes import QuoteReader
 from api.query.filters import parse_single_values
-from api.query.links import build_file_path, build_link_header
+from api.query.links import build_link_header
 from api.query.row_query import PAGING_PARAMETERS, Paging
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import build_not_ready_problem
 from api.web.thread_pool import ThreadPool
-from shared.formats.source_keys import make_csv_key
 from shared.progress.pipeline_errors import count_errors, list_errors
 
 MAX_LISTED_ERRORS = 1000
@@ -75,19 +73,7 @@ def _select_page(
     suspicious_rows = table.suspicious_rows
     status = view.pipeline_status
     entries = list(list_errors(rejects.entries, is_held, suspicious_rows, status, paging.as_slice))
-    for entry in entries:
-        entry["file"] = _find_file_path(entry)
     return entries, count_errors(len(rejects.entries), suspicious_rows.entry_count, status)
-
-
-def _find_file_path(entry: Mapping[str, Any]) -> str | None:
-    """Return the address of the entry's file; None if it is about no object, or about a member."""
-    key = entry["key"]
-    user_id = entry["user_id"]
-    if key is None or entry["kind"] == "dead_letter":
-        return None
-    # A bundle and an ignored key have no user.
-    return build_file_path(key) if user_id is None or key == make_csv_key(user_id) else None
 
 
 def _encode_entries(entries: list[dict[str, Any]]) -> bytes:

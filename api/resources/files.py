@@ -3,7 +3,7 @@
 These endpoints mark no users. The bucket sends an event for each write, as for any other S3 client.
 """
 
-import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import falcon
@@ -18,14 +18,13 @@ from api.controllers.receipt_controller import ReceiptController
 from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
 from api.query.filters import parse_single_values
-from api.query.links import build_file_path, build_path, build_row_path
+from api.query.links import build_path, build_row_path
 from api.query.wait_query import parse_wait
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (
     ByteRange,
+    FormFile,
     Transfers,
-    compute_body_timeout_s,
-    explain_body_errors,
     format_content_disposition,
     parse_range,
 )
@@ -36,18 +35,19 @@ from shared.formats.source_keys import (
     classify_key,
     explain_unusable_name,
     is_valid_key,
+    make_file_path,
 )
 from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.times import format_time
 
-_FORM_TYPE = "multipart/form-data"
-_FORM_BYTES = 20_000
-"""Bytes that a form may have in addition to the largest file."""
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""
-
-
 RECEIPT_SUFFIX = "/receipt"
+"""The end of the address of a receipt. No user file or bundle has such a name, which is that of an
+object in a folder."""
+_FORM_TYPE = "multipart/form-data"
+FORM_BYTES = 20_000
+"""Bytes that a form may have in addition to the largest file."""
 
 
 class FilesResource:
@@ -77,31 +77,26 @@ class FilesResource:
     async def on_post(self, request: Request, response: Response) -> None:
         """Store the files of a form, for browsers without scripts, and answer with a page.
 
-        Files before one that is refused are stored.
+        If the form or one of its files is refused, none of them is stored.
         """
         parse_single_values(request.params, ())
         if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
             detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
             raise falcon.HTTPBadRequest(description=detail)
-        length = _require_length(request, self._max_upload_bytes + _FORM_BYTES)
-        names = []
-        with explain_body_errors():
-            async with asyncio.timeout(compute_body_timeout_s(length)):
-                async for part in await request.get_media():
-                    if part.filename:  # otherwise another field, or no file was chosen
-                        await self._store_part(part, length)
-                        names.append(part.filename)
+        length = _require_length(request, self._max_upload_bytes + FORM_BYTES)
+        names = await self._transfers.store_form(self._list_files(request), length)
         if not names:
             raise falcon.HTTPBadRequest(description="The form has no file.")
         response.content_type = CONTENT_TYPES["html"]
         response.set_headers(PAGE_HEADERS)
         response.data = render_stored_page(names)
 
-    async def _store_part(self, part: BodyPart, form_bytes: int) -> None:
-        name = part.filename or ""
-        _check_name(name)
-        max_bytes = _limit_size(name, self._max_upload_bytes)
-        await self._transfers.store_part(part.stream, name, form_bytes, max_bytes)
+    async def _list_files(self, request: Request) -> AsyncIterator[FormFile]:
+        async for part in await request.get_media():
+            name = _read_file_name(part)
+            if name:  # otherwise another field, or no file was chosen
+                _check_name(name)
+                yield FormFile(name, part.stream, _limit_size(name, self._max_upload_bytes))
 
 
 class FileResource:
@@ -125,7 +120,6 @@ class FileResource:
         A browser saves the file instead of showing it: its content is untrusted. With `/receipt`
         after the name, answers with what became of the file.
         """
-        # No file has such a name: an object cannot be in the folder of a file.
         if name.endswith(RECEIPT_SUFFIX):
             await self._receipts.respond(request, response, name.removesuffix(RECEIPT_SUFFIX))
             return
@@ -186,9 +180,12 @@ class FileResource:
 
         The row follows asynchronously: the deletion triggers an event of the bucket.
         """
-        _refuse_receipt(name)
+        if request.params:  # those of a receipt, which has no DELETE, are not unknown there
+            _refuse_receipt(name)
         parse_single_values(request.params, ())
         if not (is_valid_key(name) and await self._transfers.delete_object(name)):
+            # An ignored key in a folder may have the name of a receipt: it can be deleted.
+            _refuse_receipt(name)
             raise _build_no_file_problem(name)
         _send_accepted(response, name, {"status": "deleted"})
 
@@ -196,6 +193,17 @@ class FileResource:
 def _refuse_receipt(name: str) -> None:
     if name.endswith(RECEIPT_SUFFIX):
         raise falcon.HTTPMethodNotAllowed(["GET", "HEAD"])
+
+
+def _read_file_name(part: BodyPart) -> str | None:
+    """Return the name of a file in a form, None for another field. Raises a 400 for no UTF-8."""
+    try:
+        name = part.filename
+        (name or "").encode()  # `filename*` may have a charset that gives lone surrogates
+    except UnicodeError:
+        detail = "The form has a file with a name that is not UTF-8."
+        raise Problem("wrong-parameter", detail, parameter="name") from None
+    return name
 
 
 def _check_name(name: str) -> None:
@@ -239,7 +247,7 @@ def build_wrapped_body_problem(
     detail: str, request: Request, name: str
 ) -> falcon.HTTPUnsupportedMediaType:
     """Return a 415 with the command that uploads the file `name` to this API."""
-    url = f"{request.forwarded_prefix}{build_file_path(name)}"
+    url = f"{request.forwarded_prefix}{make_file_path(name)}"
     command = format_upload_command(url, name, needs_token=was_allowed_by_token(request))
     return falcon.HTTPUnsupportedMediaType(
         description=f"{detail} Send the file with: {command}",

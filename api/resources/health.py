@@ -17,6 +17,7 @@ from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
+from shared.counts import format_count
 from shared.progress.pipeline_status import PipelineStatus
 from shared.times import format_time
 
@@ -26,6 +27,8 @@ MAX_PUBLISH_DELAY_S = 60.0
 """Seconds that events or changes may wait."""
 MAX_SUSPECT_S = 60.0
 """Seconds that a possible loss may wait for the sweep that verifies it."""
+MAX_COUNT_S = 0.5
+"""Seconds that a request may wait for the number of suspicious rows."""
 NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
     "a sweep every 5 minutes finds changes instead; give Rowdrop access to the metrics"
@@ -34,19 +37,16 @@ NO_EVENTS_WARNING = (
     "no rule is known that sends the events of the source bucket: a sweep every 5 minutes finds "
     "changes without events; rowdrop init prints what to set"
 )
-_NUMBER = re.compile(r"\d+")
 SUSPICIOUS_WARNING = (
-    "{:,} published values are valid and probably wrong, such as birth dates in seconds: "
-    "GET /errors lists them with the kind suspicious"
+    "{} valid and probably wrong, such as birth dates in seconds: "
+    "see the kind suspicious in GET /errors"
 )
-MAX_COUNT_S = 0.5
-"""Seconds that a request may wait for the number of suspicious rows."""
-
 SILENT_CHANGES_WARNING = (
     "files were changed without an event, for example by replication or a forced deletion: a sweep "
     "every 5 minutes finds such changes, until 3 in a row have found none; let a webhook announce "
     "them (POST /events), or wait"
 )
+_NUMBER = re.compile(r"\d+")
 
 
 class LiveResource:
@@ -196,7 +196,8 @@ def _list_warnings(
     elif pipeline_status and pipeline_status.silent_countdown:
         warnings.append(SILENT_CHANGES_WARNING)
     if suspicious_count:
-        warnings.append(SUSPICIOUS_WARNING.format(suspicious_count))
+        values = ("published value is", "published values are")
+        warnings.append(SUSPICIOUS_WARNING.format(format_count(suspicious_count, *values)))
     return warnings
 
 
@@ -229,10 +230,8 @@ def _list_delays(view: View, sweep_interval_s: float, now: float) -> list[str]:
         )
     stalled_s = _compute_elapsed_s(view.events_stalled_since, now)
     if stalled_s > MAX_PUBLISH_DELAY_S:
-        event_count = pipeline_status.waiting_events
-        reasons.append(
-            f"listener stalled: {event_count} events queued, none processed for {stalled_s:.0f} s"
-        )
+        events = format_count(pipeline_status.waiting_events, "event")
+        reasons.append(f"listener stalled: {events} queued, none processed for {stalled_s:.0f} s")
     delay_s = _compute_elapsed_s(pipeline_status.oldest_event_mark_at, now)
     if delay_s > MAX_PUBLISH_DELAY_S:
         reasons.append(f"the oldest change has not been published for {delay_s:.0f} s")

@@ -1,8 +1,9 @@
-"""Rebuilds and bundles that are being unpacked, as clients see them.
+"""Rebuilds, bundles that are unpacked, and the last sweep, as clients see them.
 
-POST /data requests a rebuild.  GET /tasks and GET /tasks/{id} show the progress of both.
+POST /data requests a rebuild.  GET /tasks lists all, GET /tasks/{id} shows the progress of one.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -10,9 +11,12 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_see_quotes
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
 from api.query.filters import parse_single_values
+from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.unpacks import Unpacks
+from shared.progress.pipeline_status import LastSweep
+from shared.progress.unpacks import Unpacks, UnpackStatus, select_visible
+from shared.times import format_time
 
 MAX_LISTED_BUNDLES = 100
 """Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
@@ -24,44 +28,88 @@ class TasksResource:
     """GET /tasks, and GET /tasks/{task_id} with the suffix `task`."""
 
     def __init__(
-        self, controller: RebuildController, unpacks: Unpacks, redis_pool: ThreadPool
+        self,
+        get_view: ViewProvider,
+        controller: RebuildController,
+        unpacks: Unpacks,
+        redis_pool: ThreadPool,
     ) -> None:
+        self._get_view = get_view
         self._controller = controller
         self._unpacks = unpacks
         self._redis_pool = redis_pool
 
     async def on_get(self, request: Request, response: Response) -> None:
-        """Respond with the unfinished rebuilds, the waiting bundles and the latest unpacks."""
+        """Respond with what is unfinished, and with the latest of what has ended."""
         parse_single_values(request.params, ())
-        response.media = await self._redis_pool.run(self._list_tasks, may_see_quotes(request))
+        names_members = may_see_quotes(request)
+        rejects = self._get_view().reject_list
+        response.media = await self._redis_pool.run(self._list_tasks, rejects, names_members)
         response.set_header("Cache-Control", "no-store")
 
     async def on_get_task(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""
         parse_single_values(request.params, ())
+        names_members = may_see_quotes(request)
+        rejects = self._get_view().reject_list
         response.media = await self._redis_pool.run(
-            self._find_task, task_id, may_see_quotes(request)
+            self._find_task, task_id, rejects, names_members
         )
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
     on_head_task = on_get_task
 
-    def _list_tasks(self, names_members: bool) -> list[dict[str, Any]]:
-        rebuilds = [describe_rebuild(status) for status in self._controller.list_unfinished()]
+    def _list_tasks(self, rejects: RejectList, names_members: bool) -> list[dict[str, Any]]:
+        rebuilds = self._controller.list_newest()
+        ended = [status for status in rebuilds if status.finished_at is not None]
+        unfinished = [describe_rebuild(status) for status in rebuilds if status not in ended]
         newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
         active = {status.bundle for status in newest if status.state in _ACTIVE_STATES}
         # A bundle stays among the waiting ones until it is unpacked.  List it once.
         waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
-        unpacks = [describe_unpack(status, names_members=names_members) for status in newest]
-        return [*rebuilds, *waiting, *unpacks]
+        rejected = _count_rejected(newest, rejects)
+        begun = [
+            (
+                status.started_at,
+                describe_unpack(status, rejected.get(status.task_id), names_members=names_members),
+            )
+            for status in newest
+        ]
+        begun += [(status.started_at, describe_rebuild(status)) for status in ended]
+        pipeline_status = self._get_view().pipeline_status
+        if pipeline_status is not None and pipeline_status.last_sweep is not None:
+            sweep = pipeline_status.last_sweep
+            begun.append((sweep.started_at, _describe_sweep(sweep)))
+        begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
+        return [*unfinished, *waiting, *(task for _, task in begun)]
 
-    def _find_task(self, task_id: str, names_members: bool) -> dict[str, Any]:
+    def _find_task(self, task_id: str, rejects: RejectList, names_members: bool) -> dict[str, Any]:
         rebuild = self._controller.get_status(task_id)
         if rebuild is not None:
             return describe_rebuild(rebuild)
         unpack = self._unpacks.status(task_id)
         if unpack is None:
             raise build_no_task_problem(task_id)
-        return describe_unpack(unpack, names_members=names_members)
+        rejected = _count_rejected(self._unpacks.list_newest(MAX_LISTED_BUNDLES), rejects)
+        return describe_unpack(unpack, rejected.get(task_id), names_members=names_members)
+
+
+def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapping[str, int]:
+    """Return the number of rejected members by task, for the visible version of each bundle.
+
+    A reject names the bundle, and not its version.
+    """
+    counts = rejects.member_counts
+    return {status.task_id: counts.get(status.bundle, 0) for status in select_visible(newest)}
+
+
+def _describe_sweep(sweep: LastSweep) -> dict[str, Any]:
+    return {
+        "state": "done",
+        "cause": sweep.cause,
+        "objects": sweep.object_count,
+        "marked": sweep.marked_count,
+        "started_at": format_time(sweep.started_at),
+    }

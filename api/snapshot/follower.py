@@ -163,6 +163,7 @@ class SnapshotPoller:
 
     # -- MinIO -------------------------------------------------------------------------------------
     def _poll_store(self) -> None:
+        started_at = self._clock()
         try:
             self._load_table()
             self._load_rejects()
@@ -182,7 +183,7 @@ class SnapshotPoller:
                 )
             self._update_view(store_error=message)
         else:
-            self._update_view(store_error=None, store_polled_at=self._clock())
+            self._update_view(store_error=None, store_polled_at=started_at)
 
     def _load_table(self) -> None:
         table = EMPTY_TABLE if self.view.table is None else self.view.table

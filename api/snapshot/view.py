@@ -1,5 +1,6 @@
 """The state of one API process, as one immutable value that its follower replaces."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from api.snapshot.table import SnapshotTable
 from shared.formats.records import Reject
+from shared.formats.source_keys import make_csv_key, parse_member_bundle
 from shared.progress.pipeline_status import PipelineStatus
 
 _MIN_BULK_REJECTS = 1000
@@ -19,7 +21,7 @@ _MIN_BULK_REJECTS = 1000
 class RejectList:
     """The rejects of one version of rejects.csv, compared with one version of the table.
 
-    Both results are computed once. So a page or a count costs the same for any number of rejects.
+    Each result is computed once. So a page or a count costs the same for any number of rejects.
     """
 
     def __init__(self, rejects: Mapping[str, Reject], table: SnapshotTable | None) -> None:
@@ -47,16 +49,24 @@ class RejectList:
         has_row = pc.is_in(user_ids, value_set=table.columns["user_id"])
         return frozenset(user_ids.filter(has_row).to_pylist())
 
+    @cached_property
+    def member_counts(self) -> Mapping[str, int]:
+        """The number of rejected members by bundle."""
+        rejects = self._rejects.values()
+        keys = (each.key for each in rejects if each.key != make_csv_key(each.user_id))
+        return Counter(filter(None, map(parse_member_bundle, keys)))
+
 
 @dataclass(frozen=True, slots=True)
 class View:
     """The snapshot, and what this process last read about the pipeline.
 
-    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: the last
-    complete check of MinIO.  `redis_answered_at`: the last response of Redis.  `suspect_since`:
-    when this process first read that events or writes may be lost.  `events_stalled_since`: since
-    when the same event has been at the head of its list.  `consistent_as_of` is explained in
-    `api.snapshot.consistency`.  The errors are those of the last attempt, None if it succeeded.
+    Times are in Unix seconds; None if it has not happened yet.  `store_polled_at`: when the
+    last complete check of MinIO began, so the view has what was published before.
+    `redis_answered_at`: the last response of Redis.  `suspect_since`: when this process first read
+    that events or writes may be lost.  `events_stalled_since`: since when the same event has been
+    at the head of its list.  `consistent_as_of` is explained in `api.snapshot.consistency`.  The
+    errors are those of the last attempt, None if it succeeded.
     `visible_since` has the times when this process began to serve its newest versions, by ETag.
     `reject_list` follows from `rejects` and `table`.
     """

@@ -8,6 +8,7 @@
 - A closed connection discards input for a moment, so that the client gets the answer (RFC 9112,
   9.6).
 - The answers of the server itself are problem documents, too.
+- A request target in absolute form is that of the same request in origin form (RFC 9112, 3.2.2).
 
 Only public interfaces are used: a `_Connection` is an asyncio protocol around the protocol of the
 server, which gets a `_Transport` around the transport of the event loop.
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import quote, unquote_to_bytes
 
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
@@ -63,6 +65,12 @@ _Send = Callable[[_Message], Awaitable[None]]
 AsgiApp = Callable[[dict[str, Any], _Receive, _Send], Awaitable[None]]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([45]\d\d) ")
+_REQUEST_LINE = re.compile(rb"[A-Z]+ (/[^\r\n]*) HTTP/1\.[01]\r\n")
+_RAW_CHARACTER = re.compile(rb"[^!-~]")
+_ASCII_OF_ADDRESSES = "".join(map(chr, range(0x21, 0x7F)))
+_MAX_SHOWN_ADDRESS = 200
+"""Characters of a refused address that the answer shows in the form that works."""
+_ABSOLUTE_TARGET = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _connection_of_task: "ContextVar[_Connection | None]" = ContextVar("connection", default=None)
 
 
@@ -153,6 +161,7 @@ class Connections:
             if _expects_unknown(scope):
                 connection.refuse(417)
                 return
+            scope = _use_origin_form(scope)
             with connection.mark_busy():
                 await app(scope, receive_late, send_counted)
 
@@ -205,6 +214,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._is_head_complete = False
         self._has_unserved_data = False
         self._head = b""
+        self._served_bytes = b""
         self._opened_at = time.monotonic()
         self._received_at = self._opened_at
         self._unread_bytes = 0
@@ -275,6 +285,8 @@ class _Connection(asyncio.BufferedProtocol):
         data = bytes(self._receive_buffer[:nbytes])
         self._received_at = time.monotonic()
         self._has_unserved_data = not self._request_count
+        # Only to explain an error: a request line may arrive in parts.
+        self._served_bytes = self._head + data
         if self._is_head_complete:
             self._count_unread(nbytes)
         elif not self._accepts_head(data):
@@ -284,6 +296,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._protocol.data_received(data)
         except ValueError:  # a Content-Length of more digits than Python converts
             self.refuse(400)
+        self._served_bytes = b""
 
     def _count_unread(self, count: int) -> None:
         self._unread_bytes += count
@@ -375,7 +388,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def refuse(self, status: int) -> None:
         """Answer with a problem document and close the connection."""
-        self._transport.write(build_raw_response(status))
+        detail = _explain_address(self._served_bytes) if status == HTTPStatus.BAD_REQUEST else None
+        self._transport.write(build_raw_response(status, detail))
         self._transport.write_eof()
         self.close()
 
@@ -413,9 +427,9 @@ class _Transport:
         return self._connection.is_closed or self._transport.is_closing()
 
 
-def build_raw_response(status: int) -> bytes:
+def build_raw_response(status: int, detail: str | None = None) -> bytes:
     """Return the complete HTTP response to a request that does not reach the application."""
-    body = encode_json(build_plain_body(status)).encode()
+    body = encode_json(build_plain_body(status, detail)).encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
         f"Content-Type: {PROBLEM_MEDIA_TYPE}\r\nCache-Control: no-store\r\n"
@@ -424,11 +438,46 @@ def build_raw_response(status: int) -> bytes:
     return head.encode() + body
 
 
+def _explain_address(request: bytes) -> str | None:
+    """Return how to write the address of a request; None if its characters are not the fault."""
+    line = _REQUEST_LINE.match(request)
+    if line is None or not _RAW_CHARACTER.search(line[1]):
+        return None
+    try:
+        address = line[1].decode()
+    except UnicodeDecodeError:
+        address = line[1].decode("latin-1")
+    encoded = quote(address[:_MAX_SHOWN_ADDRESS], safe=_ASCII_OF_ADDRESSES)
+    return (
+        "The address has blanks or characters that are not ASCII.  Percent-encode them as UTF-8: "
+        f"{encoded}  curl does so for a parameter with -G --data-urlencode 'name=value'."
+    )
+
+
 def _count_framing_bytes(scope: dict[str, Any], size: int) -> int:
     """Return the received bytes around `size` bytes of a body, if it is chunked (RFC 9112, 7.1)."""
     if not any(name == b"transfer-encoding" for name, _ in scope["headers"]):
         return 0
     return len(f"{size:x}") + 4
+
+
+def _use_origin_form(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return the scope of the same request with a path as its target.
+
+    The host in an absolute form replaces the header `Host`, so the access rules see the host that
+    the client means.
+    """
+    target = _ABSOLUTE_TARGET.fullmatch(scope["raw_path"])
+    if target is None:
+        return scope
+    host, raw_path = target.groups()
+    raw_path = raw_path or b"/"
+    headers = [(name, host if name == b"host" else text) for name, text in scope["headers"]]
+    return scope | {
+        "path": unquote_to_bytes(raw_path).decode(errors="replace"),
+        "raw_path": raw_path,
+        "headers": headers,
+    }
 
 
 def _expects_unknown(scope: dict[str, Any]) -> bool:

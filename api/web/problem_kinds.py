@@ -89,7 +89,9 @@ PROBLEM_KINDS = {
 """The problems with a type of their own, by the last part of their `type`."""
 
 STATUS_EXPLANATIONS = {
-    400: "The request is not valid HTTP, contradicts itself, or lacks all or part of its body.",
+    400: "The request is not valid HTTP, contradicts itself, or lacks all or part of its body.  In "
+    "an address, blanks and characters that are not ASCII must be percent-encoded: "
+    "`?q=J%C3%B6rg` for `?q=Jörg`.",
     404: "There is nothing at this address; `GET /` lists the routes.",
     405: "The header `Allow` lists the methods of this route.",
     406: "`Accept` matches no media type of this route; the detail lists them.",

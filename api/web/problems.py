@@ -11,6 +11,7 @@ from typing import Any
 import falcon
 
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
+from shared.counts import format_count
 
 RETRY_AFTER_S = 2
 """Seconds after which a client may retry a request that was refused with a 503."""
@@ -77,7 +78,7 @@ def build_unavailable_problem(detail: str) -> Problem:
 
 def build_too_large_problem(length: int, max_bytes: int) -> Problem:
     """Return a 413 for a file of `length` bytes."""
-    detail = f"The file has {length:,} bytes; the limit is {max_bytes:,}."
+    detail = f"The file has {format_count(length, 'byte')}; the limit is {max_bytes:,}."
     return Problem("too-large", detail, most_bytes=max_bytes)
 
 

@@ -20,6 +20,7 @@ from falcon.asgi import Request, Response
 from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
+from shared.counts import format_count
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -35,6 +36,9 @@ SEGMENT_BYTES = 1 << 20
 """Size in bytes of the pieces in which an object is read."""
 MAX_BUFFERED_BODY_BYTES = 32 << 20
 """Received bytes of bodies that one process holds, of at most `SEGMENT_BYTES` each."""
+MAX_BUFFERED_FORM_BYTES = 32 << 20
+"""Received bytes of forms that one process holds. They have a budget of their own, because a form
+may arrive slowly and has up to 20 times as many bytes as another body."""
 MAX_LARGE_UPLOADS = 16
 """Concurrent uploads of more than `SEGMENT_BYTES` in one process; each holds a thread."""
 MAX_DOWNLOADS = 500
@@ -58,6 +62,14 @@ class ByteRange(NamedTuple):
     stop: int
 
 
+class FormFile(NamedTuple):
+    """A file of a form. `stream` must be read before the next file."""
+
+    name: str
+    stream: AsyncIterable[bytes]
+    max_bytes: int
+
+
 class Transfers:
     """Transfers of the objects of one bucket.
 
@@ -74,7 +86,8 @@ class Transfers:
         # A download that has started is not refused: it waits for the others.
         self._download_pool = ThreadPool("download", STORE_THREADS, RECEIVE_S, MAX_DOWNLOADS)
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
-        self._buffered_bytes = 0
+        self._bodies = _ByteBudget(MAX_BUFFERED_BODY_BYTES)
+        self._forms = _ByteBudget(MAX_BUFFERED_FORM_BYTES)
 
     @cached_property
     def _store(self) -> FileStore:
@@ -196,40 +209,89 @@ class Transfers:
         with explain_body_errors():
             return await put(_RequestBody(request.stream, length), key, length)
 
-    async def store_part(
-        self, stream: AsyncIterable[bytes], key: str, form_bytes: int, max_bytes: int
-    ) -> None:
-        """Write a file of a form to the bucket, which is held in memory.
+    async def store_form(self, files: AsyncIterable[FormFile], length: int) -> list[str]:
+        """Write the files of a form of `length` bytes to the bucket; return their names.
 
-        `form_bytes` is the length of the whole form. Raises a 408, a 413 above `max_bytes`, and a
-        400 for an empty file.
+        Nothing is written before the whole form has arrived: the first half of a file looks
+        complete. Raises a 408, a 413 for a file above its limit, and a 400 for an empty file or for
+        two files with one name.
         """
-        with explain_body_errors():
-            await self._put_small(_RequestBody(stream, form_bytes), key, 1, max_bytes)
+        bodies: dict[str, bytearray] = {}
+        with self._forms.hold() as held, explain_body_errors():
+            async with asyncio.timeout(compute_body_timeout_s(length)):
+                async for file in files:
+                    if file.name in bodies:
+                        raise _build_form_problem(f"two files with the name {file.name[:80]!r}")
+                    part = _RequestBody(file.stream, length)
+                    bodies[file.name] = await held.receive(part, file.max_bytes)
+                    if not bodies[file.name]:
+                        raise _build_form_problem(f"an empty file, {file.name[:80]!r}")
+            for name, body in bodies.items():
+                await self._put(name, bytes(body))
+        return list(bodies)
 
-    async def _put_small(
-        self, body: "_RequestBody", key: str, length: int, max_bytes: int = SEGMENT_BYTES
-    ) -> str:
-        buffered = bytearray()
-        try:
-            # The budget counts received bytes: an announced length costs nothing.
-            while chunk := await body.read_chunk():
-                buffered += chunk
-                self._buffered_bytes += len(chunk)
-                if len(buffered) > max_bytes:
-                    raise build_too_large_problem(len(buffered), max_bytes)
-                if self._buffered_bytes > MAX_BUFFERED_BODY_BYTES:
-                    detail = "This process already receives too many files; retry."
-                    raise build_unavailable_problem(detail)
-            if len(buffered) < length:
+    async def _put_small(self, body: "_RequestBody", key: str, length: int) -> str:
+        with self._bodies.hold() as held:
+            received = await held.receive(body, SEGMENT_BYTES)
+            if len(received) < length:
                 raise EOFError
-            return await self._call_store(lambda store: store.put(key, bytes(buffered)))
-        finally:
-            self._buffered_bytes -= len(buffered)
+            return await self._put(key, bytes(received))
+
+    async def _put(self, key: str, body: bytes) -> str:
+        return await self._call_store(lambda store: store.put(key, body))
 
     async def _put_large(self, body: "_RequestBody", key: str, length: int) -> str:
         reader = _BlockingReader(body, asyncio.get_running_loop())
         return await self._upload_pool.run(lambda: self._store.upload(key, reader, length))
+
+
+class _ByteBudget:
+    """The received bytes that one process may hold, in total `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    @contextmanager
+    def hold(self) -> Iterator["_HeldBytes"]:
+        """Count what is received in this block until its end."""
+        held = _HeldBytes(self)
+        try:
+            yield held
+        finally:
+            self._held_bytes -= held.count
+
+    def take(self, count: int) -> None:
+        """Count more bytes. Raises a 503 if they are too many."""
+        self._held_bytes += count
+        if self._held_bytes > self._max_bytes:
+            detail = "This process already receives too many files; retry."
+            raise build_unavailable_problem(detail)
+
+
+class _HeldBytes:
+    """The bytes of one request that count in a budget."""
+
+    def __init__(self, budget: _ByteBudget) -> None:
+        self._budget = budget
+        self.count = 0
+
+    async def receive(self, body: "_RequestBody", max_bytes: int) -> bytearray:
+        """Return a whole body. Raises a 413 above `max_bytes`, and a 503 above the budget."""
+        received = bytearray()
+        # The budget counts received bytes: an announced length costs nothing.
+        while chunk := await body.read_chunk():
+            received += chunk
+            self.count += len(chunk)
+            self._budget.take(len(chunk))
+            if len(received) > max_bytes:
+                raise build_too_large_problem(len(received), max_bytes)
+        return received
+
+
+def _build_form_problem(what: str) -> falcon.HTTPError:
+    detail = f"The form has {what}; nothing was stored."
+    return falcon.HTTPBadRequest(description=detail)
 
 
 def compute_body_timeout_s(length: int) -> float:
@@ -308,7 +370,9 @@ def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
     start = first if first >= 0 else max(0, size + first)
     stop = size if last < 0 else min(last + 1, size)
     if start >= stop:
-        raise falcon.HTTPRangeNotSatisfiable(size, description=f"The file has {size:,} bytes.")
+        raise falcon.HTTPRangeNotSatisfiable(
+            size, description=f"The file has {format_count(size, 'byte')}."
+        )
     return ByteRange(start, stop)
 
 

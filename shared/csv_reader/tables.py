@@ -25,9 +25,10 @@ NumberedRecord = tuple[int, list[str]]
 """The 1-based line in which a record begins, and its fields."""
 
 _SPACE = class_of(TRIMMED.translate({10: None, 13: None}))
-# The line that names the delimiter, as Excel reads and writes it.
+# The line that names the delimiter, as Excel reads and writes it. The delimiter may be a blank, so
+# nothing backtracks into its repetitions.
 _SEP_LINE = re.compile(
-    rf'\ufeff*"?sep=(\\t|[^\r\n]?)\1*"?{_SPACE}*+(?:\r\n|\r|\n|\Z)', re.IGNORECASE
+    rf'\ufeff*"?sep=(\\t|[^\r\n]?)\1*+"?{_SPACE}*+(?:\r\n|\r|\n|\Z)', re.IGNORECASE
 )
 
 

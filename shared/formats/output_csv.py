@@ -295,7 +295,7 @@ def _build_reader_options(
 
 
 def _is_ascending(user_ids: pa.Array, last_user_id: str) -> bool:
-    if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f/]")).as_py():
+    if pc.any(pc.match_substring_regex(user_ids, r"[\x00-\x1f\x7f\x{FFFE}\x{FFFF}/]")).as_py():
         return False  # no valid user ID: see `shared.formats.source_keys`
     # The order must also hold across batches: compare the first ID with the last one before it.
     previous_ids = pa.concat_arrays([pa.array([last_user_id], _TEXT_TYPE), user_ids[:-1]])

@@ -237,6 +237,11 @@ COLUMNS = (
 )
 """The columns of output.csv in their order: the fields of `Row`. The first one is the key."""
 
+SEARCHED_COLUMNS = tuple(
+    column.name for column in COLUMNS if column.type == "string" and column.display == "text"
+)
+"""The columns that a search looks through: the key and the other texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reject:

@@ -7,6 +7,7 @@ under an ID that no user can have because it contains a slash: see `make_bundle_
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg")
 """Accepted image extensions, in lower case, in order of precedence.
@@ -48,10 +49,17 @@ macOS and Windows, which write the last ones, do not distinguish upper and lower
 
 _SPARK_PART = re.compile(r"part-\d{5}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
-# The object-store client cannot address a name that contains control characters. U+0085 and U+2028
-# are allowed in a user ID: RFC 4180 does not treat them as line breaks.
+# The object-store client cannot address a name that contains control characters. XML cannot contain
+# the noncharacters, so S3 can neither list nor delete such a name together with others. U+0085 and
+# U+2028 are allowed in a user ID: RFC 4180 does not treat them as line breaks.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROL_CHARACTER_OR_SLASH = re.compile(r"[\x00-\x1f\x7f/]")
+_NONCHARACTER = re.compile("[\ufffe\uffff]")
+_UNUSABLE_CHARACTER = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
+_UNUSABLE_CHARACTER_OR_SLASH = re.compile("[\x00-\x1f\x7f\ufffe\uffff/]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+MAX_SHOWN_PATH_LENGTH = 1_000
+"""Maximum characters of a path in rejects and reasons: that of a member may have a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ class IgnoredFile:
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if not _CONTROL_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
+    if not _UNUSABLE_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
         if user_id and extension in USER_FILE_EXTENSIONS:
             return UserFile(user_id, extension)
         if _has_bundle_extension(key):
@@ -116,7 +124,7 @@ def is_valid_key(key: str) -> bool:
     A request with any other key fails with an error that is not `NoSuchKey`, and would look like an
     outage. Not every valid key is read: see `classify_key`.
     """
-    if len(key.encode()) > MAX_KEY_BYTES or _CONTROL_CHARACTER.search(key):
+    if len(key.encode()) > MAX_KEY_BYTES or _UNUSABLE_CHARACTER.search(key):
         return False
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
@@ -187,9 +195,27 @@ def rank_path(path: str) -> tuple[int, str]:
     return len(parts), "/".join(parts)
 
 
+def make_printable_path(path: str) -> str:
+    """Return a path on one line that can be encoded as UTF-8.
+
+    It replaces control characters, which names of folders may contain, and surrogate escapes, which
+    stand for bytes that could not be decoded.
+    """
+    return path if path.isprintable() else _UNPRINTABLE.sub("\ufffd", path)
+
+
+def _shorten_path(path: str) -> str:
+    """Return a printable path of at most `MAX_SHOWN_PATH_LENGTH` characters; the end is kept."""
+    shown = make_printable_path(path)
+    if len(shown) <= MAX_SHOWN_PATH_LENGTH:
+        return shown
+    return f"…{shown[1 - MAX_SHOWN_PATH_LENGTH :]}"
+
+
 def explain_duplicate(path: str) -> str:
     """Return why a file is not read if the one at `path` has the same name and counts."""
-    return f"it is a duplicate of {path}, which is nearer to the top or the first by path"
+    shown = _shorten_path(path)
+    return f"it is a duplicate of {shown}, which is nearer to the top or the first by path"
 
 
 def _has_bundle_extension(key: str) -> bool:
@@ -202,6 +228,8 @@ def _has_bundle_extension(key: str) -> bool:
 def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
     if _CONTROL_CHARACTER.search(key):
         return "its name contains a control character, such as a tab or a line break"
+    if _NONCHARACTER.search(key):
+        return "its name contains U+FFFE or U+FFFF, which are no characters; rename it"
     if "/" in key:
         return "it is in a folder; only files at the top level of the bucket are read"
     for prefix, origin in _COMPANION_FILES.items():
@@ -242,7 +270,22 @@ def parse_bundle_id(user_id: str) -> str | None:
 
 def format_member_source(key: str, path: str) -> str:
     """Return the name of a bundle's member as shown in rejects and in the manifest."""
-    return f"{key}#{path}"
+    return f"{key}#{_shorten_path(path)}"
+
+
+def parse_member_bundle(source: str) -> str | None:
+    """Return the bundle of a member with this name, see `format_member_source`; None for a file.
+
+    A key may contain a number sign, too: the shortest beginning that names a bundle counts.
+    """
+    parts = source.split("#")
+    beginnings = ("#".join(parts[:count]) for count in range(1, len(parts)))
+    return next(filter(_has_bundle_extension, beginnings), None)
+
+
+def make_file_path(key: str) -> str:
+    """Return the address of a file of the source bucket in the API."""
+    return f"/files/{quote(key)}"
 
 
 def make_csv_key(user_id: str) -> str:

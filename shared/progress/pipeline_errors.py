@@ -7,11 +7,11 @@
 - `dead_letter`: an event that could not be decoded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.formats.records import Reject
-from shared.formats.source_keys import make_csv_key, parse_bundle_id
+from shared.formats.source_keys import make_csv_key, make_file_path, parse_bundle_id
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from shared.times import format_time
 
@@ -26,6 +26,10 @@ REMEDIES = {
     "dead_letter": "none: the next sweep finds the change, and `rowdrop sweep` starts one",
 }
 """What to do about an error, by kind."""
+MAX_QUOTES = 20
+"""Entries of a list that are quoted, the first ones."""
+MAX_QUOTED_BYTES = 64 << 10
+"""Bytes of a file that are read for a quote; a line behind them is not quoted."""
 
 
 def list_errors(
@@ -62,6 +66,21 @@ def count_errors(reject_count: int, suspicious_count: int, status: PipelineStatu
     return count + len(status.ignored_keys) + len(status.dead_letters) if status else count
 
 
+def select_quotable(
+    entries: Sequence[dict[str, Any]], rejects: Mapping[str, Reject]
+) -> Iterator[tuple[dict[str, Any], Reject]]:
+    """Yield the entries that may have a quote, each with its reject; `rejects` are by user ID.
+
+    A reason contains nothing of the file. A quote is the beginning of the rejected line, and is
+    read from the file, which must still be the rejected version. Members of bundles have none.
+    """
+    for entry in entries[:MAX_QUOTES]:
+        # An entry without a line is not about a line of the file.
+        reject = rejects.get(entry["user_id"] or "") if entry["line"] else None
+        if reject and reject.line and reject.key == make_csv_key(reject.user_id):
+            yield entry, reject
+
+
 def _skip_entries(page: slice, count: int) -> slice:
     """Return the page of a list that lacks the first `count` entries."""
     return slice(max(0, page.start - count), max(0, page.stop - count))
@@ -69,6 +88,7 @@ def _skip_entries(page: slice, count: int) -> slice:
 
 def _describe_reject(reject: Reject, *, is_held: bool) -> dict[str, Any]:
     kind = "held" if is_held else "rejected"
+    is_object = reject.key in {make_csv_key(reject.user_id), parse_bundle_id(reject.user_id)}
     return {
         "key": reject.key,
         # A bundle has an ID among the users, which is no user ID.
@@ -78,19 +98,23 @@ def _describe_reject(reject: Reject, *, is_held: bool) -> dict[str, Any]:
         "line": reject.line,
         "since": format_time(reject.since),
         "remedy": REMEDIES[kind],
+        # A member of a bundle is no object of the source bucket.
+        "file": make_file_path(reject.key) if is_object else None,
     }
 
 
 def _describe_row(row: "SuspiciousRow") -> dict[str, Any]:
+    # The user's own file replaces the row, also if the row is from a bundle.
+    key = make_csv_key(row.key)
     return {
-        # The user's own file replaces the row, also if the row is from a bundle.
-        "key": make_csv_key(row.key),
+        "key": key,
         "user_id": row.key,
         "kind": "suspicious",
         "reason": row.reason,
         "line": None,
         "since": None,
         "remedy": REMEDIES["suspicious"],
+        "file": make_file_path(key),
     }
 
 
@@ -103,4 +127,5 @@ def _describe_issue(kind: str, issue: PipelineIssue) -> dict[str, Any]:
         "line": None,
         "since": format_time(issue.since),
         "remedy": REMEDIES[kind],
+        "file": make_file_path(issue.key) if issue.key and kind == "ignored" else None,
     }

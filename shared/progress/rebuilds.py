@@ -6,6 +6,7 @@ marked. From then on the API polls until the user is published.
 """
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.progress.leases import Lease
 from shared.redis_keys import (
     CHANGE_VERSIONS,
     DIRTY_SINCE,
+    REBUILD_IDS,
     REBUILD_LEASE,
     REBUILD_PREFIX,
     REBUILD_QUEUED,
@@ -25,6 +27,8 @@ from shared.scripts import Scripts
 
 REBUILD_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of a rebuild is kept."""
+MAX_REBUILD_RECORDS = 50
+"""Records that are listed, the newest."""
 REFRESH_REQUEST_TTL_S = 900
 """Seconds for which the record of a refresh is kept: longer than any client waits."""
 
@@ -71,6 +75,11 @@ class Rebuilds:
         new_id = secrets.token_hex(8)
         keys = [REBUILD_QUEUED, REBUILD_PREFIX + new_id]
         task_id, is_new = self._request(keys, [new_id, now, REBUILD_TTL_S])
+        if is_new:
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zadd(REBUILD_IDS, {new_id: now})
+                pipe.zremrangebyrank(REBUILD_IDS, 0, -MAX_REBUILD_RECORDS - 1)
+                pipe.execute()
         return decode_text(task_id), bool(is_new)
 
     def start(self, task_id: str, now: float) -> bool:
@@ -120,12 +129,36 @@ class Rebuilds:
 
     def status(self, task_id: str) -> RebuildStatus | None:
         """Return the record of a rebuild, or None if it does not exist or has expired."""
+        statuses = self._read_statuses([task_id])
+        return statuses[0] if statuses else None
+
+    def list_newest(self) -> list[RebuildStatus]:
+        """Return the running, the queued and the latest rebuilds, the unfinished ones first."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(REBUILD_RUNNING)
+            pipe.get(REBUILD_QUEUED)
+            pipe.zrevrange(REBUILD_IDS, 0, MAX_REBUILD_RECORDS - 1)
+            running_id, queued_id, newest_ids = pipe.execute()
+        task_ids = [decode_text(each) for each in (running_id, queued_id, *newest_ids) if each]
+        return self._read_statuses(list(dict.fromkeys(task_ids)))
+
+    def _read_statuses(self, task_ids: Sequence[str]) -> list[RebuildStatus]:
+        """Return the records that exist, in this order."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(REBUILD_PREFIX + task_id)
+            for task_id in task_ids:
+                pipe.hgetall(REBUILD_PREFIX + task_id)
             pipe.zcard(DIRTY_SINCE["rebuild"])
-            record, dirty_count = pipe.execute()
-        if not record:
-            return None
+            *records, dirty_count = pipe.execute()
+        return [
+            self._parse_status(task_id, record, dirty_count)
+            for task_id, record in zip(task_ids, records, strict=True)
+            if record
+        ]
+
+    @staticmethod
+    def _parse_status(
+        task_id: str, record: Mapping[bytes, bytes], dirty_count: int
+    ) -> RebuildStatus:
         fields = {decode_text(name): decode_text(value) for name, value in record.items()}
         state = fields["state"]
         total = int(fields["total"]) if "total" in fields else None

@@ -5,6 +5,7 @@ If Redis loses them, only the times and the history are lost: the result of a fi
 source bucket and the published files.
 """
 
+import itertools
 import json
 import logging
 import time
@@ -22,9 +23,15 @@ from shared.scripts import split_into_chunks
 RECEIPT_TTL_S = 7 * 24 * 3600
 """Seconds for which a receipt is kept after it was written."""
 MAX_RECEIPT_USERS = 100_000
-"""Users with receipts. The oldest are removed first: 100,000 receipts take about 50 MB."""
+"""Users with receipts. The oldest are removed first. They take about 50 MB, and at most 250 MB."""
 MAX_USER_RECEIPTS = 5
 """Receipts that are kept of one user, the newest."""
+MAX_USER_BYTES = 2_000
+"""Bytes of the receipts of one user, with two copies of its ID.
+
+The names of files may be long: a path in a bundle has up to 1 MiB. The oldest receipts that exceed
+the limit are removed, and so is the newest one if it exceeds the limit alone.
+"""
 MAX_EXPIRED = 1_000
 """Receipts that one publish removes because of their age."""
 
@@ -128,25 +135,39 @@ class Receipts:
     def _add(self, user_ids: Sequence[str], receipts: Mapping[str, Receipt], now: float) -> None:
         previous = self._redis.hmget(RECEIPTS, user_ids)
         entries = {
-            user_id: json.dumps(
-                [_encode(receipts[user_id]), *json.loads(encoded or b"[]")][:MAX_USER_RECEIPTS],
-                ensure_ascii=False,
-                separators=(",", ":"),
-            )
+            user_id: _encode_newest(user_id, [receipts[user_id], *_decode(encoded)])
             for user_id, encoded in zip(user_ids, previous, strict=True)
         }
+        kept = {user_id: entry for user_id, entry in entries.items() if entry}
+        # Earlier receipts would look as if they were the newest.
+        too_long = entries.keys() - kept.keys()
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(RECEIPTS, mapping=entries)
-            pipe.zadd(RECEIPT_TIMES, dict.fromkeys(user_ids, now))
+            if kept:
+                pipe.hset(RECEIPTS, mapping=kept)
+                pipe.zadd(RECEIPT_TIMES, dict.fromkeys(kept, now))
+            if too_long:
+                pipe.hdel(RECEIPTS, *too_long)
+                pipe.zrem(RECEIPT_TIMES, *too_long)
             pipe.execute()
 
     def _remove_oldest(self, results: Collection[str], now: float) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for chunk in split_into_chunks(list(results)):
+                pipe.hmget(CHANGE_VERSIONS, chunk)
+            versions = itertools.chain.from_iterable(pipe.execute())
+        # A user that is dirty again may have been read again: then the time is that of its next
+        # receipt.
+        clean = [user for user, version in zip(results, versions, strict=True) if not version]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in split_into_chunks(clean):
                 pipe.hdel(READ_TIMES, *chunk)
+            pipe.hlen(READ_TIMES)
             pipe.zcard(RECEIPT_TIMES)
             pipe.zrangebyscore(RECEIPT_TIMES, "-inf", now - RECEIPT_TTL_S, 0, MAX_EXPIRED)
-            *_, count, expired = pipe.execute()
+            *_, read_count, count, expired = pipe.execute()
+        # Results that were refused leave their times behind.
+        if read_count > MAX_RECEIPT_USERS:
+            self._redis.delete(READ_TIMES)
         if count > MAX_RECEIPT_USERS:
             expired = self._redis.zrange(RECEIPT_TIMES, 0, count - MAX_RECEIPT_USERS - 1)
         for chunk in split_into_chunks(expired):
@@ -161,7 +182,7 @@ class Receipts:
             pipe.hget(RECEIPTS, user_id)
             pipe.hexists(CHANGE_VERSIONS, user_id)
             encoded, is_dirty = pipe.execute()
-        return [Receipt(*fields) for fields in json.loads(encoded or b"[]")], bool(is_dirty)
+        return _decode(encoded), bool(is_dirty)
 
 
 def _select_known(user_ids: Sequence[str], values: Sequence[Any]) -> dict[str, float]:
@@ -184,7 +205,29 @@ def _make_receipt(result: ReadResult, times: PublishTimes, output_etag: str, now
     )
 
 
-def _encode(receipt: Receipt) -> list[Any]:
+def _encode_newest(user_id: str, receipts: Sequence[Receipt]) -> bytes:
+    """Return as many of the newest receipts as fit; nothing if the newest one is too long."""
+    newest = [_list_fields(receipt) for receipt in receipts[:MAX_USER_RECEIPTS]]
+    max_bytes = MAX_USER_BYTES - 2 * len(user_id.encode())
+    while newest:
+        text = json.dumps(newest, ensure_ascii=False, separators=(",", ":"))
+        # A path in a bundle may have lone surrogates.
+        entry = text.encode(errors="replace")
+        if len(entry) <= max_bytes:
+            return entry
+        newest.pop()
+    return b""
+
+
+def _decode(entry: bytes | None) -> list[Receipt]:
+    """Return the receipts of an entry; none if it has another form, as one of another release."""
+    try:
+        return [Receipt(*fields) for fields in json.loads(entry or b"[]")]
+    except (ValueError, TypeError):
+        return []
+
+
+def _list_fields(receipt: Receipt) -> list[Any]:
     times = (receipt.marked_at, receipt.read_at, receipt.published_at)
     return [
         *(time if time is None else round(time, 3) for time in times),

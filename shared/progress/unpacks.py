@@ -6,7 +6,7 @@ The ID identifies a version of a bundle: the same archive under the same key has
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,20 @@ class UnpackStatus:
     def has_no_users(self) -> bool:
         """Whether the bundle is unpacked and has no file of a user."""
         return self.state in {"publishing", "done"} and not self.users
+
+
+def select_visible(newest: Iterable[UnpackStatus]) -> Iterator[UnpackStatus]:
+    """Yield the record of the visible version of each bundle; `newest` are records, newest first.
+
+    A version that is rejected or failed leaves the one before it visible.
+    """
+    bundles: set[str] = set()
+    for status in newest:
+        if status.bundle in bundles or status.state not in {"publishing", "done", "removed"}:
+            continue
+        bundles.add(status.bundle)
+        if status.state != "removed":
+            yield status
 
 
 class Unpacks:

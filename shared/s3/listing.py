@@ -53,6 +53,9 @@ class S3Lister:
                 folder or None, offset=after or None, chunk_size=LIST_PAGE_SIZE
             )
             for page in pages:
+                # It may stand for a character that XML cannot contain. minio-py lists encoded keys.
+                if any("\ufffd" in meta["path"] for meta in page):
+                    break
                 yield [make_object_info(meta) for meta in page]
                 after = page[-1]["path"]
         except InvalidPathError:

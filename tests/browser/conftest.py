@@ -1,7 +1,6 @@
 """A Rowdrop that ./run.sh has started, and a Chromium; the tests are skipped without a Chromium."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from local.servers import MinioServer, RedisServer, ServerUser
 from tests.api_process import ApiEnvironment
 from tests.browser.chromium import HOW_TO_GET_ONE, RowdropPage, find_chromium, launch_chromium
 from tests.conftest import create_bucket
-from tests.system.running import RunShProcess, clean_up_processes, find_free_port, wait_until
+from tests.system.running import RunShProcess, find_free_port, run_rowdrop, wait_until
 
 OpenPage = Callable[..., RowdropPage]
 """Opens a new tab of the page; the arguments are options of the browser's context."""
@@ -40,22 +39,13 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def shared_rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start one Rowdrop for all browser tests."""
-    for folder in clean_up_processes(tmp_path_factory.mktemp("browser") / "data"):
-        process = RunShProcess(folder, "--empty", FLOWER_PORT=str(find_free_port()))
-        yield process.wait_until_ready()
-        assert process.stop_with_signal(signal.SIGTERM) == 0
+    yield from run_rowdrop(tmp_path_factory.mktemp("browser"), FLOWER_PORT=str(find_free_port()))
 
 
 @pytest.fixture(scope="session")
 def s3(shared_rowdrop: RunShProcess) -> Minio:
     """Return a client of its MinIO with a user's credentials."""
-    credentials = shared_rowdrop.credentials
-    return Minio(
-        credentials["MINIO_ENDPOINT"].removeprefix("http://"),
-        credentials["MINIO_ACCESS_KEY"],
-        credentials["MINIO_SECRET_KEY"],
-        secure=False,
-    )
+    return shared_rowdrop.open_client()
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
 """The page with many rows, and with a token; the API runs without workers."""
 
+from urllib.parse import urlsplit
+
 from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Request as SentRequest
 
 from api.description.openapi import build_document
 from shared.formats.output_csv import OUTPUT_HEADER
+from shared.formats.records import RULES_VERSION, Reject
+from shared.formats.rejects_csv import encode_rejects
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.browser.chromium import RowdropPage
 from tests.unit.test_api_openapi import COLOUR_COLUMNS
@@ -53,6 +58,29 @@ def test_100_000_rows_scroll_smoothly(browser: Browser, bare_api: ApiEnvironment
         page.close()
 
 
+def test_images_of_rows_out_of_view_are_not_loaded(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    rows = b"".join(b"%04d,Ann,Lee,0,src-data/%04d.png\n" % (each, each) for each in range(1000))
+    bare_api.store.put("output.csv", OUTPUT_HEADER + rows)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        asked: list[str] = []
+        page.tab.route("**/image", lambda route: asked.append(route.request.url))
+        with page.tab.expect_request("**/data/0000/image"):
+            page.open()
+        with (
+            page.tab.expect_event("requestfailed") as dropped,
+            page.tab.expect_request("**/data/0999/image"),
+        ):
+            page.tab.evaluate("() => { document.querySelector('.scroller').scrollTop = 1e6; }")
+        assert dropped.value.url in asked
+        assert "ERR_ABORTED" in (dropped.value.failure or "")
+        assert len(asked) < 100
+        page.close()
+
+
 def test_token_is_asked_for_once_and_never_in_an_address(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
@@ -80,6 +108,9 @@ def test_token_is_asked_for_once_and_never_in_an_address(
         page.tab.reload()
         expect(page.row("0001")).to_be_visible()
         expect(page.find("#token-dialog")).to_be_hidden()
+        with page.tab.expect_download() as download:
+            page.tab.get_by_role("link", name="CSV", exact=True).click()
+        assert download.value.path().read_bytes() == ONE_ROW_CSV
         assert [address for address in addresses if "token" in address] == []
         # The browser itself reports each 401.
         page.complaints = [each for each in page.complaints if "401" not in each]
@@ -97,6 +128,94 @@ def test_page_polls_where_there_is_no_stream(browser: Browser, bare_api: ApiEnvi
         bare_api.publish_output(ONE_ROW_CSV + b"0002,Ann,Lee,0,\n")
         expect(page.row("0002")).to_be_visible()
         # The browser itself reports each 503.
+        page.complaints = [each for each in page.complaints if "503" not in each]
+        page.close()
+
+
+def test_token_is_asked_for_after_many_wrong_ones(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    """A 429 also means that the token is wrong; a valid one is accepted at any time."""
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    bare_api.api.environment = {**bare_api.api.environment, "API_TOKEN": TOKEN}
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+
+        def answer(route: Route) -> None:
+            if route.request.headers.get("authorization") == f"Bearer {TOKEN}":
+                route.continue_()
+            else:
+                route.fulfill(status=429, json={"type": "about:blank", "detail": "Too many."})
+
+        page = open_page(browser, bare_api).open()
+        page.tab.evaluate("sessionStorage.setItem('rowdrop-token', 'a-wrong-token')")
+        page.tab.route("**/openapi.json", answer)
+        page.tab.reload()
+        page.find("#token").fill(TOKEN)
+        page.button("Use it").click()
+        expect(page.rows).to_have_count(1)
+        page.complaints = [each for each in page.complaints if "status of 4" not in each]
+        page.close()
+
+
+MARKUP = """"><img src=x onerror="document.title='run'"><svg onload="document.title='run'">"""
+IDS = (".", "..", "%2e", "__proto__", "javascript:document.title='run'", "a?b#c", MARKUP)
+
+
+def test_page_shows_names_and_values_as_text(browser: Browser, bare_api: ApiEnvironment) -> None:
+    """Who drops files chooses names, values and the content of images."""
+    cell = '"' + MARKUP.replace('"', '""') + '"'
+    lines = [f'"{key.replace(chr(34), chr(34) * 2)}",{cell},{cell},0,' for key in sorted(IDS)]
+    bare_api.store.put("output.csv", OUTPUT_HEADER + "".join(f"{x}\n" for x in lines).encode())
+    rejects = [Reject(f"{key}.csv", key, MARKUP, 2, 0, "etag", RULES_VERSION) for key in IDS]
+    bare_api.store.put("rejects.csv", encode_rejects(rejects))
+    for name in (f"{MARKUP}.csv", f"{MARKUP}.txt", f"folder/{MARKUP}"):
+        bare_api.source.put(name, MARKUP.encode())
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        writes: list[str] = []
+
+        def note_write(sent: SentRequest) -> None:
+            if sent.method != "GET":
+                writes.append(urlsplit(sent.url).path)
+
+        page.tab.on("request", note_write)
+        page.open()
+        expect(page.rows).to_have_count(len(IDS))
+        for number in range(len(IDS)):
+            page.rows.nth(number).click()
+            expect(page.find("#detail .fields").first).to_contain_text(MARKUP)
+            page.tab.keyboard.press("Escape")
+        for section in ("#problems", "#tasks", "#files"):
+            page.find(section).scroll_into_view_if_needed()
+        expect(page.find("#problem-list li")).to_have_count(len(IDS))
+        expect(page.find("#file-list .file")).to_have_count(3)
+        page.drop((f"{MARKUP}.csv", "first_name"))
+        expect(page.upload(MARKUP)).to_be_visible()
+        writes.clear()
+        for key in (".", ".."):
+            problem = page.find("#problem-list li").filter(
+                has=page.tab.get_by_text(f"{key}.csv", exact=True)
+            )
+            problem.get_by_role("button", name="Read again").click()
+            expect(problem).to_contain_text("There is nothing at this address")
+        # A browser would send `/data/.` as `/data/`, which reads the files of all users again.
+        assert writes == ["/data/%2F.", "/data/%2F.."]
+        page.tab.goto(page.address + "/data?format=html")
+        expect(page.tab.get_by_text(MARKUP).first).to_be_visible()
+        assert page.tab.title() == "Rowdrop"
+        page.complaints = [each for each in page.complaints if "Failed to load" not in each]
+        page.close()
+
+
+def test_problem_without_a_time_has_no_age(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", OUTPUT_HEADER + b"0001,Ann,Lee,946674001,\n")
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api).open()
+        expect(page.problem("0001.csv")).to_contain_text("seconds")
+        assert "ago" not in page.problem("0001.csv").inner_text()
         page.complaints = [each for each in page.complaints if "503" not in each]
         page.close()
 

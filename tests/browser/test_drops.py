@@ -5,8 +5,9 @@ import re
 import zipfile
 from pathlib import Path
 
+import pytest
 from minio import Minio
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 
 from tests.browser.chromium import RowdropPage
 from tests.browser.conftest import OpenPage
@@ -18,6 +19,12 @@ PNG = (
     b"\x15\xc4\x89\x00\x00\x00\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99=\x1d"
     b"\x00\x00\x00\x00IEND\xaeB`\x82"
 )
+MAX_THUMBNAIL_BYTES = 4_000_000
+_FOCUSED_NAME = """() => {
+    const it = document.activeElement;
+    const label = it.labels?.[0] ?? document.getElementById(it.getAttribute("aria-labelledby"));
+    return (label ?? it).textContent.trim();
+}"""
 FRESH = re.compile(r"\bfresh\b")
 
 
@@ -35,7 +42,7 @@ def test_dropped_file_becomes_a_highlighted_row(page: RowdropPage) -> None:
     expect(page.row("ada")).to_contain_text("Lovelace")
     expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
     expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
-    expect(page.find("#numbers")).to_contain_text("1rows")
+    expect(page.find("#numbers")).to_contain_text(re.compile(r"1row(?!s)"))
     # The highlighting ends.
     expect(page.row("ada")).not_to_have_class(FRESH)
 
@@ -68,6 +75,14 @@ def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> Non
     expect(page.upload("ada.csv")).to_contain_text("The last valid row stays")
     expect(page.problem("ada.csv")).to_contain_text("old row stays")
     expect(page.row("ada")).to_be_visible()
+
+
+def test_suspicious_file_shows_its_row_and_why(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,946674001\n"))
+    expect(page.row("ada")).to_be_visible()
+    expect(page.upload("ada.csv")).to_contain_text("suspicious")
+    expect(page.upload("ada.csv")).to_contain_text("are these seconds?")
+    expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
 
 
 def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:
@@ -131,10 +146,103 @@ def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> N
     page.drop(("ada.csv", ADA))
     expect(page.row("ada")).to_be_visible()
     s3.put_object("src-data", "ada.png", io.BytesIO(PNG), len(PNG))  # by another client
-    expect(page.row("ada").locator("img")).to_be_visible()
+    expect(page.row("ada").locator("canvas")).to_be_visible()
     page.row("ada").click()
     expect(page.find("#detail img")).to_be_visible()
     expect(page.find("#detail .file")).to_have_count(2)
+
+
+def choose_image(page: RowdropPage, name: str, content: bytes) -> None:
+    file: FilePayload = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.find("#files-input").set_input_files([file])
+
+
+def test_dropped_image_replaces_one_of_the_same_name(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    choose_image(page, "ada.png", PNG)
+    expect(page.row("ada").locator("canvas")).to_be_visible()
+    with page.tab.expect_response("**/data/ada/image"):
+        choose_image(page, "ada.png", PNG + b"another version")
+    expect(page.row("ada").locator("canvas")).to_be_visible()
+
+
+def test_large_image_is_only_shown_in_detail(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_be_visible()
+    with page.tab.expect_response("**/data/ada/image"):
+        choose_image(page, "ada.png", PNG + bytes(MAX_THUMBNAIL_BYTES))
+    page.row("ada").click()
+    expect(page.find("#detail img")).to_be_visible()
+    expect(page.row("ada").locator("canvas")).to_have_count(0)
+
+
+def test_detail_shows_history_and_changes_the_file(page: RowdropPage) -> None:
+    page.drop(("ada.csv", ADA))
+    expect(page.row("ada")).to_contain_text("Lovelace")
+    page.drop(("ada.csv", ADA.replace("Lovelace", "Byron")))
+    expect(page.row("ada")).to_contain_text("Byron")
+    page.row("ada").click()
+    detail = page.find("#detail")
+    expect(detail).to_contain_text("Made fromada.csv")
+    expect(detail).to_contain_text(re.compile("Published.+ later"))
+    expect(detail).to_contain_text(re.compile("Earlier versions.+: a valid row"))
+    page.button("Read again").click()
+    expect(detail.get_by_role("status").filter(has_text="Read just now.")).to_be_visible()
+    replace = detail.locator(".file").get_by_role("button", name="Replace")
+    page.choose_file(replace, "other.csv", ADA.replace("Lovelace", "King"))
+    page.answer("Upload")
+    expect(page.row("ada")).to_contain_text("King")
+    expect(detail.locator(".card-body")).to_contain_text("King")
+    detail.locator(".file").get_by_role("button", name="Delete").click()
+    page.answer("Delete")
+    expect(page.row("ada")).to_have_count(0)
+    expect(detail).to_contain_text("This row is gone.")
+    # The browser itself reports that the row is not found.
+    page.complaints = [each for each in page.complaints if "404" not in each]
+
+
+def test_problem_is_read_again(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "nothing\n"))
+    problem = page.problem("ada.csv")
+    problem.get_by_role("button", name="Read again").click()
+    expect(problem).to_contain_text("Read again: it is still the same.")
+
+
+def test_file_is_fixed_and_found_by_keyboard_alone(page: RowdropPage) -> None:
+    def move_to(name: str) -> None:
+        for _ in range(60):
+            page.tab.keyboard.press("Tab")
+            if page.tab.evaluate(_FOCUSED_NAME) == name:
+                return
+        pytest.fail(f"no way to {name}")
+
+    def choose(name: str, text: str) -> None:
+        with page.tab.expect_file_chooser() as chooser:
+            page.tab.keyboard.press("Enter")
+        file: FilePayload = {"name": name, "mimeType": "text/csv", "buffer": text.encode()}
+        chooser.value.set_files([file])
+
+    move_to("Skip to the rows")
+    move_to("Choose files")
+    choose("ada.csv", f"{HEADER}Ada,Lovelace,soon\n")
+    expect(page.upload("ada.csv")).to_contain_text("line 2")
+    move_to("Replace")
+    choose("corrected.csv", ADA)
+    move_to("Upload")
+    page.tab.keyboard.press("Enter")
+    expect(page.row("ada")).to_be_visible()
+    move_to("Search")
+    page.tab.keyboard.type("lovelace")
+    expect(page.find("#row-count")).to_have_text("1 match")
+    move_to("Rows 1 match")
+    page.tab.keyboard.press("Enter")
+    expect(page.find("#detail-title")).to_have_text("ada")
+    page.tab.keyboard.press("Escape")
+    expect(page.find("#detail")).to_be_hidden()
+    move_to("Rebuild")
+    page.tab.keyboard.press("Enter")
+    expect(page.find("#rebuild")).to_contain_text("Rebuilt 1 in")
 
 
 def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
@@ -142,10 +250,42 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     with zipfile.ZipFile(bundle, "w") as archive:
         for number in range(5):
             archive.writestr(f"person-{number}.csv", ADA)
+        archive.writestr("broken.csv", "nothing")
+        archive.writestr("notes.txt", "nothing")
     page.find("#files-input").set_input_files(bundle)
     expect(page.rows).to_have_count(5)
-    expect(page.upload("people.zip")).to_contain_text("5 of 5 rows")
+    expect(page.upload("people.zip")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
     expect(page.find("#task-list")).to_contain_text("people.zip")
+    expect(page.find("#task-list")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
+
+
+def test_member_of_bundle_is_replaced_by_a_file_of_its_own(
+    page: RowdropPage, s3: Minio, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "people.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr("ada.csv", "nothing\n")
+        archive.writestr("bob.csv", ADA)
+    page.find("#files-input").set_input_files(bundle)
+    problem = page.problem("people.zip#ada.csv")
+    expect(problem.get_by_role("button", name="Read again")).to_be_visible()
+    expect(problem.get_by_role("button", name="Delete")).to_have_count(0)
+    replace = problem.get_by_role("button", name="Replace")
+    page.choose_file(replace, "corrected.csv", ADA)
+    page.answer("Upload")
+    expect(page.row("ada")).to_be_visible()
+    expect(page.problem("people.zip")).to_have_count(0)
+    names = [each.object_name for each in s3.list_objects("src-data")]
+    assert names == ["ada.csv", "people.zip"]
+    page.row("bob").click()
+    expect(page.find("#detail")).to_contain_text("people.zip#bob.csv")
+    expect(page.find("#detail")).not_to_contain_text("has no file")
+
+
+def test_suspicious_row_is_a_problem_without_a_time(page: RowdropPage) -> None:
+    page.drop(("ada.csv", f"{HEADER}Ada,Lovelace,946674001\n"))
+    expect(page.problem("ada.csv")).to_contain_text("are these seconds?")
+    expect(page.problem("ada.csv")).not_to_contain_text(" ago")
 
 
 def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path) -> None:

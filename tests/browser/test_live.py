@@ -1,6 +1,7 @@
 """What changes on the page without a reload."""
 
 import json
+import re
 
 from minio import Minio
 from playwright.sync_api import expect
@@ -17,7 +18,7 @@ def test_two_tabs_see_the_same(open_tab: OpenPage) -> None:
     other = open_tab()
     one.drop(("ada.csv", ADA))
     expect(other.row("ada")).to_be_visible()
-    expect(other.find("#numbers")).to_contain_text("1rows")
+    expect(other.find("#numbers")).to_contain_text(re.compile(r"1row(?!s)"))
     other.drop(("bad.csv", "nothing\n"))
     expect(one.problem("bad.csv")).to_be_visible()
 
@@ -33,6 +34,19 @@ def test_rebuild_shows_its_progress_to_the_end(
     expect(page.find("#rebuild")).to_contain_text("Rebuilt 30 in")
     expect(page.find("#rebuild progress")).to_have_js_property("value", 1)
     expect(page.button("Rebuild")).to_be_enabled()
+    task = page.find("#task-list li").first
+    expect(task).to_contain_text("Requested rebuild")
+    expect(task).to_contain_text(re.compile("done30 of 30 · took .+(ago|just now)"))
+    expect(page.find("#task-list li").filter(has_text="Sweep")).to_contain_text("start")
+
+
+def test_page_links_to_what_runs(page: RowdropPage, rowdrop: RunShProcess) -> None:
+    links = page.find("#links a")
+    flower = f"http://127.0.0.1:{rowdrop.credentials['FLOWER_PORT']}"
+    expect(links.filter(has_text="Flower")).to_have_attribute("href", flower)
+    expect(links.filter(has_text="console")).to_have_count(0)  # it was not started
+    for path in links.evaluate_all("(all) => all.map((each) => each.getAttribute('href'))"):
+        assert path == flower or rowdrop.get(path)[0] == 200
 
 
 def test_health_is_shown_in_words_and_colour(page: RowdropPage) -> None:

@@ -50,11 +50,13 @@ def test_picture_is_made(
         reduced_motion="reduce",
     )
     expect(page.find("#health")).to_have_text("Live and up to date")
+    count = {"empty": 0, "broken": 2}.get(state, 1)
     if state == "broken":
         show_broken_file(page)
+    expect(page.find("#numbers")).to_contain_text(f"{count}invalid file")
     if state != "empty":
         expect(page.find("#histogram h2")).to_be_visible()
-        expect(page.find(".body img:visible").first).to_be_visible()
+        expect(page.find(".body canvas:visible").first).to_be_visible()
     picture = folder / f"page-{state}.png"
     page.tab.screenshot(path=picture)
     assert 10_000 < picture.stat().st_size < MAX_BYTES

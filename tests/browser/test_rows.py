@@ -1,9 +1,12 @@
 """The table: filters, order, histogram and detail, with the mouse and the keyboard."""
 
+import io
 import json
 import re
+from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
+import pyarrow.parquet as pq
 import pytest
 from minio import Minio
 from playwright.sync_api import expect
@@ -46,6 +49,8 @@ def test_filter_is_a_part_of_the_address(page: RowdropPage, open_tab: OpenPage) 
     page.tab.get_by_label("Search").fill("old")
     expect(page.rows).to_have_count(1)
     expect(page.row("carl")).to_be_visible()
+    expect(page.find("#numbers")).to_contain_text("1rows match")
+    expect(page.find('#histogram [aria-label="age 20 to 29: 0"]')).to_be_visible()
     # The address shows the same to everyone, and the back button takes the last filter back.
     other = open_tab(f"/?{urlsplit(page.tab.url).query}")
     expect(other.rows).to_have_count(1)
@@ -77,6 +82,23 @@ def test_query_is_copied_as_curl(page: RowdropPage) -> None:
     expect(page.button("Copied")).to_be_visible()
     copied = page.tab.evaluate("() => navigator.clipboard.readText()")
     assert copied == f"curl '{page.address}/data?min_age=20'"
+
+
+def test_downloads_have_the_filtered_rows_in_each_format(page: RowdropPage) -> None:
+    counts: dict[str, Callable[[bytes], int]] = {
+        "JSON": lambda body: len(json.loads(body)),
+        "NDJSON": lambda body: len(body.splitlines()),
+        "CSV": lambda body: len(body.splitlines()) - 1,
+        "PARQUET": lambda body: pq.read_table(io.BytesIO(body)).num_rows,
+    }
+    page.tab.get_by_label("From age").fill("20")
+    expect(page.rows).to_have_count(2)
+    links = page.find("#download-links a")
+    expect(links).to_have_text([*counts])
+    for link, count in zip(links.all(), counts.values(), strict=True):
+        with page.tab.expect_download() as download:
+            link.click()
+        assert count(download.value.path().read_bytes()) == 2
 
 
 def test_heading_sorts_in_both_directions(page: RowdropPage) -> None:

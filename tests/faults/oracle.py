@@ -130,7 +130,7 @@ class Oracle:
         if any(map(parse_bundle_id, lost_users)):
             lost_users |= BUNDLED_USER_IDS
         problems = [*self.problems, *self._list_user_problems(lost_users)]
-        differences = check_buckets(self._source, self._output, self.copy_images)
+        differences = check_buckets(self._source, self._output, self.copy_images).differences
         problems += [
             difference
             for difference in differences
@@ -152,7 +152,9 @@ class Oracle:
         """Return whether there is an orphan image copy."""
         return any(
             difference.endswith(ORPHAN_MESSAGE)
-            for difference in check_buckets(self._source, self._output, self.copy_images)
+            for difference in check_buckets(
+                self._source, self._output, self.copy_images
+            ).differences
         )
 
     def _list_user_problems(self, lost_users: set[str]) -> Iterator[str]:

@@ -39,12 +39,12 @@ UNUSUAL_KEYS = [
     "é" * 125 + ".csv", "x" * 1020 + ".csv", "d/" * 510 + "csv", ("x" * 200 + "/") * 5 + "a.csv",
     "1.csv.csv", "1.png.csv", "._1.csv", "~$1.csv", ".~lock.1.csv", ".~lock.1.csv#", "1.csv ",
     "._u.zip", "~1.csv", "#1.csv", "@1.csv", "$1.csv", "1.csv.", ".~loc.csv", "._.csv",
+    "a\ufffe.csv", "\uffff.csv", "\ufffd.csv",
 ]  # fmt: skip
 # The rules of docs/formats.md, written once more: which keys are read.
-USER_KEY = re.compile(
-    r"(?!\._|~\$|\.~lock)(?P<user_id>[^\x00-\x1f\x7f/]+)\.(?P<extension>csv|png|jpg|jpeg)"
-)
-BUNDLE_KEY = re.compile(r"(?!\._|~\$|\.~lock)[^\x00-\x1f\x7f/]+\.(?:zip|tar|tar\.gz|tgz)")
+NAME = r"(?!\._|~\$|\.~lock)(?P<name>[^\x00-\x1f\x7f\ufffe\uffff/]+)"
+USER_KEY = re.compile(rf"{NAME}\.(?P<extension>csv|png|jpg|jpeg)")
+BUNDLE_KEY = re.compile(rf"{NAME}\.(?:zip|tar|tar\.gz|tgz)")
 STEMS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 KEYS = (
     st.sampled_from(UNUSUAL_KEYS)
@@ -109,7 +109,7 @@ def keys_of(rowdrop: RowdropHarness) -> list[str]:
 def users_of(keys: Iterable[str]) -> set[str]:
     """Return the users that have a CSV among these keys."""
     matches = map(USER_KEY.fullmatch, keys)
-    return {match["user_id"] for match in matches if match and match["extension"] == "csv"}
+    return {match["name"] for match in matches if match and match["extension"] == "csv"}
 
 
 def wait_until_marked(rowdrop: RowdropHarness, listener: Listener, users: set[str]) -> None:

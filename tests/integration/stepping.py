@@ -285,4 +285,4 @@ class RowdropHarness:
         settings = self.services.clients.settings
         return check_buckets(
             self.source, self.output, settings.copy_images, zip_names=settings.zip_names
-        )
+        ).differences

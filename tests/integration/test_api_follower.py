@@ -181,6 +181,8 @@ def test_poller_does_not_register_publish_during_its_read(
     poller.poll_once()
     assert rows(poller) == ["1"]
     assert not presence.all_polled_since(replaced_store.replaced_at)
+    # Receipts rely on it, too.
+    assert (poller.view.store_polled_at or 0) < replaced_store.replaced_at
 
 
 def test_process_registry_waits_for_process_not_yet_polled(redis: "Redis") -> None:

@@ -6,7 +6,6 @@ Each test probes `/health/live` on new connections while its clients hold theirs
 import re
 import selectors
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,10 +19,10 @@ from api.web.connections import REQUEST_S, SEND_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ROOT, ApiEnvironment, wait_until
 
-LIVE_S = 1.0
-"""Limit in seconds for the median of 20 answers of `/health/live`."""
+PROBE_COUNT = 20
+"""Answers of `/health/live` that the API gives while clients hold connections."""
 PROBE_TIMEOUT_S = 20.0
-"""Timeout in seconds of one answer, also on a busy machine."""
+"""Timeout in seconds of one answer, after which the API counts as stopped."""
 GROWTH_BYTES = 100_000_000
 """Limit of what all processes keep when the clients have left."""
 ROW_COUNT = 100_000
@@ -47,24 +46,23 @@ def read_memory_limit() -> int:
 
 
 class Observer(threading.Thread):
-    """A thread that measures `/health/live` and the memory of the API until it is stopped."""
+    """A thread that requests `/health/live` and measures the memory of the API, until stopped."""
 
     def __init__(self, api_environment: ApiEnvironment) -> None:
         super().__init__()
         self._api = api_environment.api
         self._stop_requested = threading.Event()
-        self.durations_s: list[float] = []
+        self.probe_count = 0
         self.failures: list[str] = []
         self.peak_bytes = 0
 
     def run(self) -> None:
         while not self._stop_requested.wait(0.1):
-            started_at = time.monotonic()
             try:
                 probe_liveness(self._api.port)
             except (OSError, AssertionError) as error:
                 self.failures.append(repr(error))
-            self.durations_s.append(time.monotonic() - started_at)
+            self.probe_count += 1
             self.peak_bytes = max(self.peak_bytes, measure_memory(self._api.pid))
 
     def stop(self) -> None:
@@ -72,10 +70,12 @@ class Observer(threading.Thread):
         self.join()
 
     def check_liveness(self) -> None:
-        """Check that a probe takes less than `LIVE_S`, by the median of the next ones."""
-        first = len(self.durations_s) + 1  # the probe that is running began earlier
-        wait_until(lambda: len(self.durations_s) >= first + 20, 60)
-        assert statistics.median(self.durations_s[first:]) < LIVE_S
+        """Wait until the next probes have been answered, however long each of them takes."""
+        expected = self.probe_count + 1 + PROBE_COUNT  # the probe that is running began earlier
+        wait_until(
+            lambda: self.failures or self.probe_count >= expected, PROBE_COUNT * PROBE_TIMEOUT_S
+        )
+        assert self.failures == []
 
 
 def probe_liveness(port: int) -> None:

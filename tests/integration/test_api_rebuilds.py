@@ -14,11 +14,19 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.snapshot.process_registry import ProcessRegistry
+from api.snapshot.view import View
 from local.servers import RedisServer
+from shared.formats.records import Reject
 from shared.formats.source_keys import make_bundle_id
-from shared.progress.rebuilds import Rebuilds
+from shared.progress.pipeline_status import LastSweep, PipelineStatus
+from shared.progress.rebuilds import MAX_REBUILD_RECORDS, Rebuilds
 from shared.progress.unpacks import Unpacks
-from shared.redis_keys import DIRTY_SINCE, PUBLISH_DONE_CHANNEL
+from shared.redis_keys import (
+    DIRTY_SINCE,
+    PUBLISH_DONE_CHANNEL,
+    REBUILD_IDS,
+    REBUILD_PREFIX,
+)
 from shared.task_queue import BULK_QUEUE, TaskQueue, create_celery
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
@@ -34,7 +42,8 @@ class ApiWithRebuilds:
         self._celery = create_celery(url)
         self.other = ProcessRegistry(redis)
         self.record_poll()
-        parts = make_dependencies(redis, queue=TaskQueue(self._celery))
+        self.view = View()
+        parts = make_dependencies(redis, lambda: self.view, queue=TaskQueue(self._celery))
         app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         self.client = ApiClient(app, headers={"Host": "localhost"})
         self._threads = ThreadPoolExecutor(4)
@@ -179,6 +188,50 @@ def test_post_data_limits_waiting_requests_per_process(api: ApiWithRebuilds) -> 
     assert sorted(answer.result().status_code for answer in answers) == [200, 200, 202, 202]
 
 
+def test_tasks_route_lists_ended_rebuilds_newest_first(api: ApiWithRebuilds) -> None:
+    task_ids = []
+    for _ in range(3):
+        task_ids.append(api.post().json["task_id"])
+        api.finish_rebuild(task_ids[-1])
+    failed = api.post().json["task_id"]
+    api.rebuilds.start(failed, time.time())
+    api.rebuilds.fail(failed, "src-data: access denied", time.time())
+    queued = api.post().json["task_id"]
+    api.redis.delete(REBUILD_PREFIX + task_ids[0])  # expired
+    tasks = api.client.simulate_get("/tasks").json
+    assert [task["task_id"] for task in tasks] == [queued, failed, *task_ids[:0:-1]]
+    assert [task["state"] for task in tasks] == ["queued", "failed", "done", "done"]
+    assert tasks[1]["error"] == "src-data: access denied"
+
+
+def test_tasks_route_lists_at_most_fifty_rebuilds(api: ApiWithRebuilds) -> None:
+    for number in range(MAX_REBUILD_RECORDS + 5):
+        task_id, _ = api.rebuilds.request(number)
+        api.finish_rebuild(task_id)
+    tasks = api.client.simulate_get("/tasks").json
+    assert len(tasks) == api.redis.zcard(REBUILD_IDS) == MAX_REBUILD_RECORDS
+    assert tasks[0]["task_id"] == task_id
+
+
+def test_tasks_route_lists_last_sweep_with_its_cause(redis: "Redis") -> None:
+    sweep = LastSweep(500.0, "redis_emptied", 70_000, 3)
+    status = PipelineStatus((), 0, (), {}, None, None, 500.0, True, last_sweep=sweep)
+    unpacks = Unpacks(redis)
+    unpacks.begin_attempt("before", "u.zip", 400.0)
+    unpacks.begin_attempt("after", "u.zip", 600.0)
+    parts = make_dependencies(redis, lambda: View(pipeline_status=status))
+    app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+    tasks = ApiClient(app, headers={"Host": "localhost"}).simulate_get("/tasks").json
+    assert [task.get("task_id") for task in tasks] == ["after", None, "before"]
+    assert tasks[1] == {
+        "state": "done",
+        "cause": "redis_emptied",
+        "objects": 70_000,
+        "marked": 3,
+        "started_at": "1970-01-01T00:08:20Z",
+    }
+
+
 def test_tasks_route_lists_open_rebuilds_and_recent_bundles(
     api: ApiWithRebuilds, redis: "Redis"
 ) -> None:
@@ -200,6 +253,33 @@ def test_tasks_route_lists_open_rebuilds_and_recent_bundles(
     assert (tasks[1]["bundle"], tasks[1]["state"]) == ("new.zip", "unpacking")
     assert "error" not in tasks[1]
     assert (tasks[2]["state"], tasks[2]["error"]) == ("rejected", "it is encrypted")
+
+
+def test_tasks_route_counts_rejects_of_visible_version(
+    api: ApiWithRebuilds, redis: "Redis"
+) -> None:
+    """A user with a rejected CSV counts as published: its result is."""
+    unpacks = Unpacks(redis)
+    for number, bundle in enumerate(("u.zip", "u.zip", "v.zip", "w.zip"), 1):
+        unpacks.begin_attempt(str(number), bundle, float(number))
+    for task_id in ("1", "2", "3"):
+        unpacks.set_publishing(task_id, 3, 0, 10.0)
+    own = {"v.zip#8": Reject("v.zip#8.csv", "v.zip#8", "why", 1, 0, "e")}  # the key of a user
+    members = {user: Reject(f"u.zip#a/{user}.csv", user, "why", 1, 0, "e") for user in "67"}
+    api.view = View(rejects={**own, **members})
+    tasks = api.client.simulate_get("/tasks").json
+    assert [(task["task_id"], task["rejected"]) for task in tasks] == [
+        ("4", None),  # not visible yet
+        ("3", 0),
+        ("2", 2),
+        ("1", None),  # replaced
+    ]
+    assert [task["published"] for task in tasks] == [0, 3, 3, 3]
+    assert [api.client.simulate_get(f"/tasks/{number}").json["rejected"] for number in "123"] == [
+        None,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(("is_public", "names_members"), [(False, True), (True, False)])

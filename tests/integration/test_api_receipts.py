@@ -1,6 +1,7 @@
 """Receipts on a real Redis and MinIO: written by the publisher, answered by the API."""
 
 import time
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +14,22 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
-from shared.formats.records import ReadResult
-from shared.progress import receipts as limits
-from shared.progress.receipts import RECEIPT_TTL_S, PublishTimes, Receipts
-from shared.redis_keys import READ_TIMES, RECEIPT_TIMES, RECEIPTS
+from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
+from shared.progress.receipts import (
+    MAX_RECEIPT_USERS,
+    MAX_USER_BYTES,
+    MAX_USER_RECEIPTS,
+    RECEIPT_TTL_S,
+    PublishTimes,
+    Receipts,
+)
+from shared.redis_keys import CHANGE_VERSIONS, READ_TIMES, RECEIPT_TIMES, RECEIPTS
 from shared.s3.files import open_file_store
 from shared.settings import Settings
 from shared.times import format_time
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
+from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 
 INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
@@ -34,10 +42,10 @@ class Api:
     def __init__(self, rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> None:
         self._rowdrop = rowdrop
         self._poller = SnapshotPoller(FollowerConnections(rowdrop.output, redis), time.time)
-        parts = make_dependencies(
+        self._parts = make_dependencies(
             redis, lambda: self._poller.view, open_file_store(settings, settings.source_bucket)
         )
-        app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
+        app = create_app(self._parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
         self._client = ApiClient(app, headers={"Host": "localhost"})
 
     def follow(self) -> None:
@@ -52,6 +60,16 @@ class Api:
         """Read and publish these users as after an event, and follow."""
         self._rowdrop.process_users(*users)
         self.follow()
+
+    def open_to_everyone(self) -> "Api":
+        """Return the same API for a client that only reads because of `PUBLIC_READ`."""
+        public = copy(self)
+        rules = AccessRules(allowed_hosts=("*",), public_read=True)
+        public._client = ApiClient(
+            create_app(self._parts, CrossSiteMiddleware(), AuthMiddleware(rules)),
+            headers={"Host": "192.0.2.1"},
+        )
+        return public
 
     def get(self, path: str, **parameters: str) -> Result:
         return self._client.simulate_get(path, params=parameters)
@@ -112,6 +130,20 @@ def test_receipt_of_reject_has_reason_and_line(api: Api, rowdrop: RowdropHarness
     assert older["published_at"] < receipt["published_at"]
 
 
+def test_receipt_of_reject_is_pending_until_process_serves_it(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    """A reject changes no row, so the version of output.csv does not show it."""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.put_files("0001", INVALID)
+    rowdrop.process_users("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["history"][0]["line"]) == ("pending", 2)
+    api.follow()
+    assert api.get_receipt("0001.csv")["result"] == "rejected"
+
+
 def test_receipt_of_removed_file_stays(api: Api, rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("0001", make_csv("Ann"))
     api.process("0001")
@@ -121,6 +153,28 @@ def test_receipt_of_removed_file_stays(api: Api, rowdrop: RowdropHarness) -> Non
     assert (receipt["result"], receipt["etag"]) == ("removed", None)
     assert api.get("/files/0002.csv/receipt").status_code == 404
     assert api.get("/files/..%2F0002.csv/receipt").status_code == 404
+
+
+def test_receipt_shows_public_nothing_of_the_past(api: Api, rowdrop: RowdropHarness) -> None:
+    """The ETag of a CSV is a digest of few unknown characters: who has it can find them."""
+    rowdrop.put_files("0001", INVALID)
+    api.process("0001")
+    old_etag = rowdrop.source.get_etag("0001.csv") or ""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    public = api.open_to_everyone()
+    receipt = public.get_receipt("0001.csv")
+    assert receipt == {**api.get_receipt("0001.csv"), "history": []}
+    assert receipt["result"] == "row"
+    assert receipt["visible_at"]
+    known = public.get_receipt("0001.csv", etag=old_etag)
+    unknown = public.get_receipt("0001.csv", etag="0" * 32)
+    assert {**known, "etag": ""} == {**unknown, "etag": ""}
+    rowdrop.source.delete("0001.csv")
+    api.process("0001")
+    assert api.get_receipt("0001.csv")["result"] == "removed"
+    assert public.get("/files/0001.csv/receipt").status_code == 404
+    assert public.get("/files/0001.csv/receipt", etag=old_etag).status_code == 404
 
 
 def test_receipt_of_image_is_part_of_row(api: Api, rowdrop: RowdropHarness) -> None:
@@ -142,6 +196,66 @@ def test_receipt_of_image_is_part_of_row(api: Api, rowdrop: RowdropHarness) -> N
         return results == {"part", "superseded"}
 
     wait_until(is_read)
+
+
+def test_receipt_of_image_is_pending_until_process_serves_it(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    """Until then its row has no image, or an earlier one."""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    rowdrop.source.put("0001.png", b"image")
+    rowdrop.process_users("0001")
+    assert api.get_receipt("0001.png")["result"] == "pending"
+    api.follow()
+    assert api.get_receipt("0001.png")["result"] == "part"
+
+
+def test_receipt_of_bundle_has_no_times_of_an_older_reject(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    rejected_etag = rowdrop.source.put("u.zip", b"PK is not enough")
+    rowdrop.process_bundles("u.zip")
+    api.follow()
+    rejected = api.get_receipt("u.zip")
+    assert (rejected["result"], rejected["etag"]) == ("rejected", rejected_etag)
+    assert rejected["published_at"]
+    rowdrop.source.put("u.zip", make_zip({"1.csv": make_csv("Ann")}))
+    receipt = api.get_receipt("u.zip")
+    assert (receipt["result"], [receipt[name] for name in TIMES]) == ("pending", [None] * 4)
+    rowdrop.process_bundles("u.zip")
+    api.follow_until_consistent(time.time() + 2)
+    receipt = api.get_receipt("u.zip")
+    assert (receipt["result"], receipt["version"]) == ("unpacked", None)
+    assert [receipt[name] for name in TIMES] == [None] * 4
+    assert [each["etag"] for each in receipt["history"]] == [rejected_etag]
+    older = api.get_receipt("u.zip", etag=rejected_etag)
+    assert (older["result"], older["published_at"]) == ("superseded", rejected["published_at"])
+
+
+def test_receipt_of_image_has_no_times_of_an_older_version(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    rowdrop.put_files("0001")
+    older_etag = rowdrop.source.put("0001.png", b"image")
+
+    def is_read() -> bool:
+        api.process("0001")
+        return bool(api.get_receipt("0001.png")["result"] == "part")
+
+    wait_until(is_read)
+    assert all(api.get_receipt("0001.png")[name] for name in TIMES)
+
+    def is_replaced_later() -> bool:
+        """Replace the image in a later second than that of the last read."""
+        rowdrop.source.put("0001.png", b"another")
+        return bool(api.get_receipt("0001.png")["result"] == "pending")
+
+    wait_until(is_replaced_later)
+    receipt = api.get_receipt("0001.png")
+    assert [receipt[name] for name in TIMES] == [None] * 4
+    superseded = api.get_receipt("0001.png", etag=older_etag)
+    assert (superseded["result"], superseded["published_at"]) == ("superseded", None)
 
 
 def test_receipt_of_new_version_without_receipt_is_pending(
@@ -213,11 +327,11 @@ def test_rebuild_writes_receipts_only_of_changed_users(
 
 
 def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -> None:
-    for number in range(limits.MAX_USER_RECEIPTS + 2):
+    for number in range(MAX_USER_RECEIPTS + 2):
         rowdrop.put_files("0001", make_csv(f"Ann{number}"))
         api.process("0001")
     history = api.get_receipt("0001.csv")["history"]
-    assert len(history) == limits.MAX_USER_RECEIPTS
+    assert len(history) == MAX_USER_RECEIPTS
     assert history[0]["etag"] == rowdrop.source.get_etag("0001.csv")
     times = [each["published_at"] for each in history]
     assert times == sorted(times, reverse=True)
@@ -225,7 +339,7 @@ def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -
 
 def write_receipts(receipts: Receipts, users: list[str], now: float) -> None:
     results = {user: ReadResult(user, None, None) for user in users}
-    receipts.write(results, users, PublishTimes({}, {}), "etag", now)
+    receipts.write(results, results.keys(), PublishTimes({}, {}), "etag", now)
 
 
 def test_receipts_expire_after_a_week(redis: "Redis") -> None:
@@ -239,14 +353,78 @@ def test_receipts_expire_after_a_week(redis: "Redis") -> None:
     assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 2
 
 
-def test_receipts_stay_within_limit(redis: "Redis", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_RECEIPT_USERS", 10)
+def test_receipts_stay_within_limit(redis: "Redis") -> None:
     receipts = Receipts(redis)
-    for number in range(4):
-        write_receipts(receipts, [f"{number}{place}" for place in range(4)], float(number))
-    assert redis.hlen(RECEIPTS) == redis.zcard(RECEIPT_TIMES) == 10
-    assert receipts.read_user("33")[0]
-    assert not receipts.read_user("00")[0]
+    redis.zadd(RECEIPT_TIMES, {str(number): 2.0 for number in range(MAX_RECEIPT_USERS - 1)})
+    write_receipts(receipts, ["oldest", "older"], 0.0)
+    write_receipts(receipts, ["kept"], 1.0)
+    assert redis.zcard(RECEIPT_TIMES) == MAX_RECEIPT_USERS
+    assert redis.hkeys(RECEIPTS) == [b"kept"]
+
+
+LONG_PATH = "bundle.zip#" + "a" * MAX_USER_BYTES
+"""The source of a member: a path in a bundle may be long."""
+
+
+def write_source(receipts: Receipts, user: str, source: str, now: float) -> None:
+    csv = InvalidCsv(CsvVersion(source, "etag", 0), "a reason", 1)
+    receipts.write({user: ReadResult(user, csv, None)}, [user], PublishTimes({}, {}), "etag", now)
+
+
+@pytest.mark.parametrize(("length", "count"), [(1, 5), (250, 4), (600, 1), (1_200, 0)])
+def test_receipts_of_user_stay_within_bytes(redis: "Redis", length: int, count: int) -> None:
+    receipts = Receipts(redis)
+    user = "ü" * (length // 2) + "u"
+    for number in range(MAX_USER_RECEIPTS):
+        write_source(receipts, user, f"{user}.csv", float(number))
+    kept, _ = receipts.read_user(user)
+    assert [each.published_at for each in kept] == [4.0, 3.0, 2.0, 1.0, 0.0][:count]
+    entries = redis.hgetall(RECEIPTS)
+    assert sum(2 * len(name) + len(entry) for name, entry in entries.items()) <= 2_000
+    assert redis.zcard(RECEIPT_TIMES) == len(entries)
+
+
+def test_receipts_keep_nothing_older_than_a_long_one(redis: "Redis") -> None:
+    receipts = Receipts(redis)
+    write_source(receipts, "1", "1.csv", 1.0)
+    write_source(receipts, "1", LONG_PATH, 2.0)
+    assert receipts.read_user("1") == ([], False)
+    assert redis.exists(RECEIPTS, RECEIPT_TIMES) == 0
+
+
+def test_receipts_replace_entries_in_another_form(redis: "Redis") -> None:
+    """A value of another release is no error, neither of a request nor of a publish."""
+    receipts = Receipts(redis)
+    for entry in (b"\xff", b"not JSON", b"{}", b"[1]", b"[[1, 2]]", b"null"):
+        redis.hset(RECEIPTS, "1", entry)
+        assert receipts.read_user("1") == ([], False)
+        write_source(receipts, "1", "1.csv", 1.0)
+        assert [each.csv_source for each in receipts.read_user("1")[0]] == ["1.csv"]
+
+
+def test_receipts_show_names_without_encoding(redis: "Redis") -> None:
+    receipts = Receipts(redis)
+    write_source(receipts, "1", "bundle.zip#\udcff/1.csv", 1.0)
+    assert [each.csv_source for each in receipts.read_user("1")[0]] == ["bundle.zip#?/1.csv"]
+
+
+def test_time_of_a_read_stays_for_the_receipt_of_its_result(redis: "Redis") -> None:
+    """A file that is dropped while a publish is running is read before that publish ends."""
+    receipts = Receipts(redis)
+    receipts.record_reads(["0001", "0002"])
+    redis.hset(CHANGE_VERSIONS, "0001", 2)
+    write_receipts(receipts, ["0001", "0002"], time.time())
+    assert [*receipts.read_times(["0001", "0002"]).read_at] == ["0001"]
+    redis.hdel(CHANGE_VERSIONS, "0001")
+    write_receipts(receipts, ["0001"], time.time())
+    assert redis.hlen(READ_TIMES) == 0
+
+
+def test_times_of_refused_results_are_removed(redis: "Redis") -> None:
+    receipts = Receipts(redis)
+    receipts.record_reads([str(number) for number in range(MAX_RECEIPT_USERS + 2)])
+    write_receipts(receipts, ["0"], 0.0)
+    assert redis.hlen(READ_TIMES) == 0
 
 
 def test_publish_succeeds_without_receipts(

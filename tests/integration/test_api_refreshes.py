@@ -1,6 +1,7 @@
 """POST /data/{user_id} and PUT /files/{name}?wait= on a real Redis and MinIO, step by step."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,15 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
-from api.controllers.drop_controller import REDIS_UNAVAILABLE
+from api.controllers.completion_waiter import CompletionWaiter
+from api.controllers.drop_controller import REDIS_UNAVAILABLE, REPLACED
+from api.controllers.receipt_controller import NO_ROW
+from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
+from api.snapshot.process_registry import ProcessRegistry
+from api.web.thread_pool import ThreadPool
 from local.ports import find_free_port
+from shared.progress.rebuilds import RefreshRequests
 from shared.s3.files import open_file_store
 from shared.settings import Settings
 from shared.task_queue import EVENTS_QUEUE, REFRESH_REQUESTED, TaskQueue, create_celery
@@ -23,6 +30,8 @@ from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.tasks import create_app as create_celery_app
+
+INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
 
 
 class ApiWithWorker:
@@ -60,10 +69,14 @@ class ApiWithWorker:
     def put(self, name: str, body: bytes, wait: int) -> Result:
         return self.client.simulate_put(f"/files/{name}", body=body, params={"wait": wait})
 
-    def put_and_process(self, name: str, body: bytes, rowdrop: RowdropHarness) -> Result:
-        """Upload a file and wait; run its task, publish and follow in the meantime."""
+    def put_in_thread(self, name: str, body: bytes) -> "Future[Result]":
         answer = self.threads.submit(self.put, name, body, 60)
         wait_until(lambda: self._redis.llen(EVENTS_QUEUE))
+        return answer
+
+    def put_and_process(self, name: str, body: bytes, rowdrop: RowdropHarness) -> Result:
+        """Upload a file and wait; run its task, publish and follow in the meantime."""
+        answer = self.put_in_thread(name, body)
         self.work()
         rowdrop.publish_pending()
         assert not answer.done()
@@ -171,6 +184,17 @@ def test_put_with_wait_answers_with_row(api: ApiWithWorker, rowdrop: RowdropHarn
     assert result.json["etag"] == rowdrop.source.get_etag("ü.csv")
     row = api.client.simulate_get("/data/ü").json
     assert (result.json["row"], row["first_name"]) == (row, "Ann")
+    assert (result.json["result"], result.json["reason"]) == ("row", None)
+
+
+def test_put_with_wait_answers_with_suspicion(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
+    body = b"first_name,last_name,birthts\nAnn,Lee,946674001\n"
+    result = api.put_and_process("0001.csv", body, rowdrop)
+    assert (result.status_code, result.json["row"]["birthts"]) == (200, 946674001)
+    receipt = api.client.simulate_get("/files/0001.csv/receipt").json
+    assert result.json["result"] == receipt["result"] == "suspicious"
+    assert result.json["reason"] == receipt["reason"]
+    assert "seconds" in result.json["reason"]
 
 
 def test_put_with_wait_answers_with_row_of_image(
@@ -178,23 +202,39 @@ def test_put_with_wait_answers_with_row_of_image(
 ) -> None:
     result = api.put_and_process("0001.png", b"image", rowdrop)
     assert (result.status_code, result.json["row"]) == (200, None)
+    assert (result.json["result"], result.json["reason"]) == ("part", NO_ROW)
     rowdrop.put_files("0001")
     result = api.put_and_process("0001.png", b"another", rowdrop)
     assert result.json["row"]["img_path"] == f"{settings.source_bucket}/0001.png"
+    assert (result.json["result"], result.json["reason"]) == ("part", None)
 
 
 def test_put_with_wait_answers_with_reason_of_reject(
     api: ApiWithWorker, rowdrop: RowdropHarness
 ) -> None:
-    invalid = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
     for is_held in (False, True):
-        result = api.put_and_process("0001.csv", invalid, rowdrop)
+        result = api.put_and_process("0001.csv", INVALID, rowdrop)
         assert (result.status_code, result.json["type"]) == (422, "/docs#rejected")
         assert result.json["reason"].startswith("birthts: ")
         assert result.json["reason"] in result.json["detail"]
         assert (result.json["line"], result.json["held"]) == (2, is_held)
         assert result.json["etag"] == rowdrop.source.get_etag("0001.csv")
         api.put_and_process("0001.csv", make_csv("Ann"), rowdrop)
+
+
+def test_put_with_wait_reports_rejected_replacement_as_superseded(
+    api: ApiWithWorker, rowdrop: RowdropHarness
+) -> None:
+    """The row is that of an earlier version, and not of the one that was uploaded."""
+    api.put_and_process("0001.csv", make_csv("Ann"), rowdrop)
+    answer = api.put_in_thread("0001.csv", make_csv("Bob"))
+    rowdrop.put_files("0001", INVALID)
+    api.work()
+    rowdrop.publish_pending()
+    wait_until(evaluate_after(api.poller.poll_once, answer.done))
+    result = answer.result()
+    assert (result.status_code, result.json["row"]["first_name"]) == (200, "Ann")
+    assert (result.json["result"], result.json["reason"]) == ("superseded", REPLACED)
 
 
 def test_put_with_wait_times_out_as_stored(api: ApiWithWorker, rowdrop: RowdropHarness) -> None:
@@ -220,3 +260,39 @@ def test_put_with_wait_succeeds_without_redis(rowdrop: RowdropHarness, settings:
     result = client.simulate_put("/files/0001.csv", body=make_csv("Ann"), params={"wait": 5})
     assert (result.status_code, result.json["message"]) == (202, REDIS_UNAVAILABLE)
     assert rowdrop.source.get_etag("0001.csv") == result.json["etag"]
+
+
+def test_put_with_wait_succeeds_while_too_many_wait_for_redis(
+    rowdrop: RowdropHarness, settings: Settings, redis: "Redis"
+) -> None:
+    """The file is stored, so a 503 would make its client upload it again."""
+    pool = ThreadPool("Redis", 1, 5.0, max_queued=0)
+    is_busy = threading.Event()
+    released = threading.Event()
+
+    def enqueue(user_id: str, request_id: str) -> None:
+        is_busy.set()
+        released.wait()
+
+    refreshes = RefreshController(
+        RefreshRequests(redis), enqueue, CompletionWaiter(ProcessRegistry(redis), 2, pool), pool
+    )
+    parts = make_dependencies(redis, files=open_file_store(settings, settings.source_bucket))
+    app = create_app(
+        parts._replace(refresh_controller=refreshes),
+        CrossSiteMiddleware(),
+        AuthMiddleware(AccessRules()),
+    )
+    client = ApiClient(app, headers={"Host": "localhost"})
+
+    def put(name: str) -> Result:
+        return client.simulate_put(f"/files/{name}", body=make_csv("Ann"), params={"wait": 1})
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(put, "0001.csv")
+        is_busy.wait()
+        second = put("0002.csv")
+        released.set()
+        assert first.result().status_code == 202
+    assert (second.status_code, second.json["message"]) == (202, REDIS_UNAVAILABLE)
+    assert rowdrop.source.get_etag("0002.csv") == second.json["etag"]

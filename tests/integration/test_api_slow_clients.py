@@ -168,3 +168,24 @@ def test_api_server_slow_clients_do_not_delay_shutdown(api_environment: ApiEnvir
 def is_running(pid: int) -> bool:
     """Return whether the process is running; a zombie has ended."""
     return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_form_of_client_that_leaves_stores_nothing(api_environment: ApiEnvironment) -> None:
+    """The beginning of a CSV may be a valid CSV with another value."""
+    part = (
+        b'--limit\r\nContent-Disposition: form-data; name="file"; filename="1.csv"\r\n\r\n'
+        b"first_name,last_name,birthts\nAnn,Lee,946674"
+    )
+    head = (
+        b"POST /files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        b"Content-Type: multipart/form-data; boundary=limit\r\n\r\n"
+    )
+    with connect_client(api_environment) as client:
+        client.sendall(head + part)
+        client.shutdown(socket.SHUT_WR)
+        receive_all(client)
+    with connect_client(api_environment) as client:
+        client.sendall(head.replace(b"1000", str(len(part)).encode()) + part)
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client).startswith(b"HTTP/1.1 400 ")
+    assert api_environment.source.get_etag("1.csv") is None

@@ -5,7 +5,7 @@ import logging
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -42,6 +42,8 @@ from worker.bundles.catalog import (
     read_catalog,
 )
 from worker.bundles.index import make_index_key
+from worker.bundles.lookup import BundleLookup
+from worker.bundles.unpacked_folders import COUNTED_INDEX_COPIES
 from worker.jobs.entry_builder import MAX_UNPACK_ATTEMPTS
 from worker.reading.csv_parsing import parse_csv
 from worker.watchdog.checks import WatchdogChecks
@@ -207,6 +209,24 @@ def test_unpacker_rejects_invalid_member_csv_alone(rowdrop: RowdropHarness) -> N
     assert rowdrop.run_sweep() == 0
 
 
+@pytest.mark.parametrize("key", ["u.zip", "u.tgz"])
+def test_unpacker_rejects_members_in_folders_with_any_name(
+    rowdrop: RowdropHarness, key: str
+) -> None:
+    """A line break in a path hides no reject, and adds none of another user."""
+    rowdrop.put_files("victim")
+    rowdrop.process_users("victim")
+    folder = "a\nvictim.csv,victim,the file is empty,1,2026-11-25T20:31:28Z,etag,3\n\x1b\r,b"
+    files = {"2.csv": b"broken", "3.csv": make_csv(), "3.png": b"png", "old/3.csv": b"old"}
+    put_and_process(rowdrop, key, {f"{folder}/{name}": body for name, body in files.items()})
+    assert list(rowdrop.read_rows()) == ["3", "victim"]
+    assert list(rowdrop.read_rejects()) == ["2"]
+    assert len(rowdrop.output.get(REJECTS_KEY).body.splitlines()) == 2
+    assert rowdrop.find_differences() == []
+    rowdrop.publisher.write_manifest()
+    assert rowdrop.run_sweep() == 0
+
+
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_unpacker_uses_duplicate_nearest_to_top(rowdrop: RowdropHarness, is_reversed: bool) -> None:
     files = [
@@ -245,6 +265,21 @@ def test_unpacker_uses_newer_version_of_path_and_links(rowdrop: RowdropHarness) 
         rowdrop.source.delete(key)
         rowdrop.process_bundles(key)
         assert rowdrop.read_rows() == {}
+
+
+def test_sweep_continues_after_member_that_xml_cannot_name(rowdrop: RowdropHarness) -> None:
+    """S3 refuses a list of keys to delete with such a name, so nothing may be stored under it."""
+    files = {"1.csv": make_csv(), "\ufffe.csv": make_csv(), "\uffff.png": b"png"}
+    put_and_process(rowdrop, "u.zip", {**files, "\ufffe.png": b"png"})
+    assert list(rowdrop.read_rows()) == ["1"]
+    rowdrop.source.delete("u.zip")
+    rowdrop.process_bundles("u.zip")
+    assert rowdrop.run_sweep() == 0
+    assert list_copies(rowdrop) == set()
+    for key in ("\ufffe.csv", "\uffff.csv"):
+        rowdrop.source.put(key, make_csv())
+    assert rowdrop.run_sweep() == 0
+    assert rowdrop.find_differences() == []
 
 
 # -- precedence ------------------------------------------------------------------------------------
@@ -593,6 +628,18 @@ def test_unpacker_rejects_bundles_above_disk_budget(rowdrop: RowdropHarness) -> 
     assert (len(rowdrop.read_rows()), rowdrop.read_rejects()) == (19, {})
 
 
+def test_unpacker_counts_index_in_disk_budget(rowdrop: RowdropHarness) -> None:
+    """A few kB have long names: a process holds them in memory, and each sweep reads them."""
+    names_of_100_kb = make_csv("x" * 100_000)
+    for key, size in (("a.tgz", 3), ("b.tgz", 4)):
+        drop(rowdrop, key, {f"{key}-{n}.csv": names_of_100_kb for n in range(size)})
+        run_unpacks(rowdrop, [key], COUNTED_INDEX_COPIES * 650_000)
+    assert len(rowdrop.read_rows()) == 3
+    assert "space for: it needs at least 8 MB, and 7 of the 13" in (
+        rowdrop.read_rejects()["/b.tgz"].reason
+    )
+
+
 def test_unpacker_counts_invisible_folders_in_disk_budget(rowdrop: RowdropHarness) -> None:
     """An attempt that killed its worker leaves one behind, until a sweep deletes it."""
     image = b"\x89PNG\r\n\x1a\n" + bytes(1_000_000)
@@ -681,6 +728,77 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
     assert rowdrop.state.users.dirty_users() == {"/u.zip"}
     assert list(read_catalog(rowdrop.output)[0].entries) == ["u.zip"]
     assert not rowdrop.services.records.unpack_lease.is_held()
+
+
+# -- many and large indexes ------------------------------------------------------------------------
+class CountedReads:
+    """An output bucket that counts the objects that are read."""
+
+    def __init__(self, output: ObjectStore) -> None:
+        self._output = output
+        self.bucket = output.bucket
+        self.keys: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
+        return getattr(self._output, name)
+
+    def get(self, key: str) -> StoredObject:
+        self.keys.append(key)
+        return self._output.get(key)
+
+
+def drop_bundles(rowdrop: RowdropHarness, count: int) -> None:
+    for number in range(count):
+        put_and_process(rowdrop, f"{number}.zip", {f"in-{number}.csv": make_csv()})
+
+
+def create_lookup(
+    rowdrop: RowdropHarness, clock: Callable[[], float] = time.time
+) -> tuple[BundleLookup, list[str]]:
+    """Return a lookup with one index in its cache, and the keys that it reads from now on."""
+    output = CountedReads(rowdrop.output)
+    state = rowdrop.state
+    lookup = BundleLookup(
+        cast("ObjectStore", output), state.catalog_version, state.users, clock, max_cache_bytes=1
+    )
+    lookup.ensure_version(None)
+    output.keys.clear()
+    return lookup, output.keys
+
+
+def test_bundle_lookup_loads_each_index_once_for_users_of_no_bundle(
+    rowdrop: RowdropHarness,
+) -> None:
+    """Indexes above the size of the cache must not be read again for every user."""
+    drop_bundles(rowdrop, 3)
+    lookup, read_keys = create_lookup(rowdrop)
+    for number in range(50):
+        assert lookup.find_csv(f"out-{number}") is None
+        assert lookup.find_image(f"out-{number}") is None
+    assert len(read_keys) == 3
+    for number in range(3):
+        assert isinstance(lookup.find_csv(f"in-{number}"), ValidCsv)
+        assert lookup.find_image(f"in-{number}") is None
+    assert len(read_keys) <= 6
+
+
+def test_bundle_lookup_loads_indexes_for_limited_time(rowdrop: RowdropHarness) -> None:
+    """A batch ends, and the next one continues with the indexes that were not loaded."""
+    drop_bundles(rowdrop, 3)
+    now = [0.0]
+
+    def pass_six_seconds() -> float:
+        now[0] += 6.0
+        return now[0]
+
+    lookup, read_keys = create_lookup(rowdrop, pass_six_seconds)
+    for _ in range(2):
+        lookup.ensure_version(None)
+        with pytest.raises(StoreUnavailable, match="took longer than 10 s"):
+            lookup.find_csv("out")
+    lookup.ensure_version(None)
+    assert lookup.find_csv("out") is None
+    assert len(read_keys) == len(set(read_keys)) == 3
 
 
 # -- the catalog version ---------------------------------------------------------------------------

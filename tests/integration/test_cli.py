@@ -16,6 +16,7 @@ from shared.redis_keys import FAST_EVENTS
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE
 from tests.api_process import ROOT, ApiEnvironment, ApiProcess, wait_until
+from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.status import ApiAddress, request_readiness
 from worker.state.event_inbox import DecodedEntry
@@ -72,11 +73,16 @@ def environment(settings: Settings) -> dict[str, str]:
 def test_check_command_without_differences_exits_with_0(
     rowdrop: RowdropHarness, environment: dict[str, str]
 ) -> None:
-    rowdrop.put_files("a")
-    rowdrop.process_users("a")
+    rowdrop.put_files("a", images=["png"])
+    rowdrop.put_files("b", b"broken")
+    rowdrop.source.put("u.zip", make_zip({"b/7.csv": make_csv(), "8.csv": make_csv()}))
+    rowdrop.source.put("broken.zip", b"x")
+    rowdrop.source.put("notes.txt", b"x")
+    rowdrop.run_sweep()
     del environment["REDIS_URL"]  # it needs only MinIO
     checked = run(environment, "check")
-    assert (checked.exit_code, checked.output) == (0, "0 differences\n"), checked.error
+    text = "4 users with a CSV, in 3 files and 2 bundles, compared with 3 rows and 2 rejects\n"
+    assert (checked.exit_code, checked.output) == (0, f"{text}0 differences\n"), checked.error
 
 
 def test_check_command_lists_differences_and_exits_with_1(
@@ -86,10 +92,19 @@ def test_check_command_lists_differences_and_exits_with_1(
     rowdrop.process_users("a")
     rowdrop.put_files("a", make_csv("Changed"))
     checked = run(environment, "check")
-    assert (checked.exit_code, checked.output) == (1, "a: differs in first_name\n1 difference\n")
+    assert (checked.exit_code, checked.output) == (
+        1,
+        "a: differs in first_name\n"
+        "1 user with a CSV, in 1 file and 0 bundles, compared with 1 row and 0 rejects\n"
+        "1 difference\n",
+    )
     checked = run(environment, "check", "--json")
     assert checked.exit_code == 1
-    assert checked.json == {"count": 1, "differences": ["a: differs in first_name"]}
+    assert checked.json == {
+        "count": 1,
+        "differences": ["a: differs in first_name"],
+        "compared": {"files": 1, "bundles": 0, "users": 1, "rows": 1, "rejects": 0},
+    }
 
 
 # -- errors of the servers -------------------------------------------------------------------------
@@ -294,6 +309,8 @@ def test_errors_command_lists_every_kind_with_a_remedy(
     rowdrop.process_users("held")
     rowdrop.put_files("held", b"broken")
     rowdrop.put_files("never", b"broken")
+    rowdrop.put_files("ü", b"first_name,last_name,birthts\nAnn,Lee,so\x1bon\n")
+    rowdrop.source.put("u.zip", make_zip({"a/7.csv": b"broken"}))
     rowdrop.source.put("1.CSV", b"x")
     rowdrop.source.put("broken.zip", b"x")
     rowdrop.services.clients.redis.rpush(FAST_EVENTS, b"?")
@@ -304,17 +321,33 @@ def test_errors_command_lists_every_kind_with_a_remedy(
     errors = listed.json["errors"]
     assert [(error["kind"], error["key"], error["user_id"]) for error in errors] == [
         ("rejected", "broken.zip", None),
+        ("rejected", "u.zip#a/7.csv", "7"),
         ("held", "held.csv", "held"),
         ("rejected", "never.csv", "never"),
+        ("rejected", "ü.csv", "ü"),
         ("ignored", "1.CSV", None),
         ("dead_letter", None, None),
     ]
-    assert (listed.json["count"], listed.json["ignored"]) == (5, 1)
+    assert (listed.json["count"], listed.json["ignored"]) == (7, 1)
+    files = {error["key"]: (error["file"], error.get("quote")) for error in errors}
+    assert files == {
+        "broken.zip": ("/files/broken.zip", None),
+        "held.csv": ("/files/held.csv", "broken"),
+        "never.csv": ("/files/never.csv", "broken"),
+        "u.zip#a/7.csv": (None, None),
+        "ü.csv": ("/files/%C3%BC.csv", "Ann,Lee,so?on"),
+        "1.CSV": ("/files/1.CSV", None),
+        None: (None, None),
+    }
     assert all(error["remedy"] and error["reason"] for error in errors)
     text = run(environment, "errors").output
     assert "never.csv, line 1: rejected since " in text
     assert "(unknown key): dead_letter since 1970-01-01T00:00:01Z\n  it is not JSON\n" in text
-    assert text.endswith("5 errors\n")
+    assert "\n  the line is: Ann,Lee,so?on\n" in text
+    assert "\n  the file in the API: /files/%C3%BC.csv\n" in text
+    assert text.endswith("7 errors\n")
+    rowdrop.put_files("ü", b"first_name,last_name,birthts\nBob,Lee,soon\n")  # not read yet
+    assert "the line is: Bob" not in run(environment, "errors").output
 
 
 # -- status ----------------------------------------------------------------------------------------
@@ -335,6 +368,25 @@ def test_status_command_without_api_shows_figures_and_says_so(
     assert (status["dirty_users"]["event"], status["trust_state"]) == (1, "verified")
     assert status["last_sweep"]["marked"] == 2
     assert "does not answer" in run(environment, "status", "--api", api).output
+
+
+def test_status_command_counts_ignored_members_of_visible_bundles(
+    rowdrop: RowdropHarness, environment: dict[str, str]
+) -> None:
+    for body in (
+        {"1.csv": make_csv(), "notes.txt": b"x"},
+        {"1.csv": make_csv(), "notes.txt": b"x", "more.txt": b"x"},
+    ):
+        rowdrop.source.put("u.zip", make_zip(body))
+        rowdrop.source.put("v.zip", make_zip(body))
+        rowdrop.process_bundles("u.zip", "v.zip")
+    rowdrop.source.put("u.zip", b"broken: the version before it stays visible")
+    rowdrop.source.delete("v.zip")
+    rowdrop.process_bundles("u.zip", "v.zip")
+    assert run(environment, "status", "--json").json["ignored_members"] == 2
+    assert (
+        "members       2 members of bundles are not read: GET" in run(environment, "status").output
+    )
 
 
 def test_status_command_agrees_with_the_api(api_environment: ApiEnvironment) -> None:

@@ -326,6 +326,21 @@ def test_watchdog_detects_removed_webhook_rule(rowdrop: RowdropHarness, minio: M
     assert not rowdrop.state.inbox.events_available()
 
 
+def test_only_init_ends_that_events_are_not_available(
+    rowdrop: RowdropHarness, minio: Minio
+) -> None:
+    """The remedy of the message in docs/operations.md."""
+    bucket = rowdrop.source.bucket
+    check = rowdrop.create_checks(notification_rules=NotificationRules(minio, bucket))
+    assert check.notification_rules
+    check.notification_rules.tick(0)
+    add_rule(minio, bucket)
+    check.notification_rules.tick(0)
+    assert not rowdrop.state.inbox.events_available()
+    Initializer(rowdrop.services).run()
+    assert rowdrop.state.inbox.events_available()
+
+
 class OtherStore:
     """The notification requests of a store that is not MinIO: it knows topics, and no queues.
 

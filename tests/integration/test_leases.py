@@ -57,8 +57,8 @@ class InterruptedRedis(Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
-class InterruptedStore:
-    """A bucket in which the holder of the lease `key` is replaced before each LIST of objects."""
+class StoreWithLease:
+    """A bucket that passes all requests on, and a lease `key` that subclasses change."""
 
     def __init__(self, store: ObjectStore, redis: "Redis", key: str) -> None:
         self._store = store
@@ -67,22 +67,18 @@ class InterruptedStore:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates everything else
         return getattr(self._store, name)
+
+
+class InterruptedStore(StoreWithLease):
+    """A bucket in which the holder of the lease `key` is replaced before each LIST of objects."""
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         replace_holder(self._redis, self._key)
         return self._store.list_objects(after, folder)
 
 
-class SlowStore:
+class SlowStore(StoreWithLease):
     """A bucket of which each page of a LIST takes two thirds of the TTL of the lease `key`."""
-
-    def __init__(self, store: ObjectStore, redis: "Redis", key: str) -> None:
-        self._store = store
-        self._redis = redis
-        self._key = key
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates everything else
-        return getattr(self._store, name)
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         for page in self._store.list_objects(after, folder):

@@ -14,7 +14,13 @@ from minio import Minio
 from tests.archives import make_zip
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.cli.progress_bar import ProgressBar
-from worker.commands.load import MAX_BATCH_FILES, Loader, is_empty, make_plan
+from worker.commands.load import (
+    MAX_BATCH_FILES,
+    MAX_SINGLE_PUT_BYTES,
+    Loader,
+    is_empty,
+    make_plan,
+)
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -200,6 +206,44 @@ def test_loader_continues_past_what_it_cannot_read(
     ]
 
 
+def test_loader_follows_no_link_and_waits_for_no_pipe_of_another_user(
+    rowdrop: RowdropHarness, tmp_path: Path
+) -> None:
+    """A file in a shared folder may be replaced while others are loaded."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    folder = write(tmp_path / "in", {"1.csv": b"x", "2.csv": b"x", "3.png": bytes(400_000)})
+    with (folder / "4.zip").open("wb") as large:
+        large.truncate(MAX_SINGLE_PUT_BYTES + 1)
+    write(folder, {"5.csv": make_csv()})
+    loader = create_loader(rowdrop)
+    plan = make_plan(folder)
+    for name in ("1.csv", "3.png", "4.zip"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(secret)
+    (folder / "2.csv").unlink()
+    os.mkfifo(folder / "2.csv")
+    loader.load(plan)
+    assert read_bucket(rowdrop) == {"5.csv": make_csv()}
+    assert sorted(path.name for path, _ in loader.unreadable) == [
+        "1.csv", "2.csv", "3.png", "4.zip",
+    ]  # fmt: skip
+    assert (loader.loaded, loader.unchanged) == (1, 0)
+
+
+def test_loader_reads_links_and_no_pipes_as_arguments(
+    rowdrop: RowdropHarness, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, {"data": make_csv()})
+    (folder / "1.csv").symlink_to(folder / "data")
+    os.mkfifo(folder / "2.csv")
+    plan = make_plan(folder / "1.csv", folder / "2.csv")
+    assert [(file.path.name, file.key) for file in plan.files] == [("1.csv", "1.csv")]
+    assert [str(path) for path, _ in plan.skipped] == ["2.csv"]
+    create_loader(rowdrop).load(plan)
+    assert read_bucket(rowdrop) == {"1.csv": make_csv()}
+
+
 def test_make_plan_fails_for_missing_argument(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         make_plan(tmp_path / "gone")
@@ -211,6 +255,12 @@ def test_is_empty_accepts_bucket_with_only_the_sample(rowdrop: RowdropHarness) -
     assert is_empty(rowdrop.source)
     rowdrop.source.put("u.zip", b"x")
     assert not is_empty(rowdrop.source)
+
+
+def test_progress_bar_of_one_has_the_singular() -> None:
+    out = io.StringIO()
+    ProgressBar(1, out, lambda: 0.0, noun="user")(1)
+    assert "1 of 1 user, " in out.getvalue()
 
 
 def test_progress_bar_ends_full(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -111,11 +112,11 @@ class RunShProcess:
 
     def open_client_as(self, process: str) -> Minio:
         """Return a client of its MinIO with the credentials of a process."""
-        credentials = self.read_credentials_of(process)
-        endpoint = credentials["MINIO_ENDPOINT"].removeprefix("http://")
-        return Minio(
-            endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False
-        )
+        return _open_client(self.read_credentials_of(process))
+
+    def open_client(self) -> Minio:
+        """Return a client of its MinIO with a user's credentials."""
+        return _open_client(self.credentials)
 
     def get(self, path: str, port: str = "API_PORT") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(
@@ -194,6 +195,21 @@ def _command_line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:  # it has ended
         return ""
+
+
+def _open_client(credentials: dict[str, str]) -> Minio:
+    endpoint = credentials["MINIO_ENDPOINT"].removeprefix("http://")
+    return Minio(
+        endpoint, credentials["MINIO_ACCESS_KEY"], credentials["MINIO_SECRET_KEY"], secure=False
+    )
+
+
+def run_rowdrop(folder: Path, **settings: str) -> Iterator[RunShProcess]:
+    """Run ./run.sh with an empty source bucket for a fixture, with its data below this folder."""
+    for data_folder in clean_up_processes(folder / "data"):
+        process = RunShProcess(data_folder, "--empty", **settings)
+        yield process.wait_until_ready()
+        assert process.stop_with_signal(signal.SIGTERM) == 0
 
 
 def clean_up_processes(folder: Path) -> Iterator[Path]:

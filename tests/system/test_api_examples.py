@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.running import ROOT, RunShProcess, clean_up_processes
+from tests.system.running import ROOT, RunShProcess, run_rowdrop
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -33,10 +32,7 @@ curl() {
 @pytest.fixture(scope="module")
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start a Rowdrop that accepts events."""
-    for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
-        process = RunShProcess(folder, "--empty", EVENTS_TOKEN=EVENTS_TOKEN)
-        yield process.wait_until_ready()
-        assert process.stop_with_signal(signal.SIGTERM) == 0
+    yield from run_rowdrop(tmp_path_factory.mktemp("rowdrop"), EVENTS_TOKEN=EVENTS_TOKEN)
 
 
 def run(script: str, folder: Path, rowdrop: RunShProcess) -> str:

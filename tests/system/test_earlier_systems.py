@@ -3,16 +3,14 @@
 import http.client
 import io
 import json
-import signal
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from minio import Minio
 
 from tests.archives import make_zip
-from tests.system.running import RunShProcess, clean_up_processes, wait_until
+from tests.system.running import RunShProcess, run_rowdrop, wait_until
 
 CSV = b"first_name, last_name, birthts\nIvan, Ivanov, 946674000000\n"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -21,23 +19,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def rowdrop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunShProcess]:
     """Start a Rowdrop configured like them: bucket `source`, image copies, public output."""
-    for folder in clean_up_processes(tmp_path_factory.mktemp("rowdrop") / "data"):
-        run = RunShProcess(
-            folder, "--empty", SOURCE_BUCKET="source", IMAGES="copy", PUBLIC_OUTPUT="true"
-        )
-        yield run.wait_until_ready()
-        assert run.stop_with_signal(signal.SIGTERM) == 0
+    settings = {"SOURCE_BUCKET": "source", "IMAGES": "copy", "PUBLIC_OUTPUT": "true"}
+    yield from run_rowdrop(tmp_path_factory.mktemp("rowdrop"), **settings)
 
 
 @pytest.fixture(scope="module")
 def s3(rowdrop: RunShProcess) -> Minio:
-    known = rowdrop.credentials
-    return Minio(
-        urlsplit(known["MINIO_ENDPOINT"]).netloc,
-        known["MINIO_ACCESS_KEY"],
-        known["MINIO_SECRET_KEY"],
-        secure=False,
-    )
+    return rowdrop.open_client()
 
 
 def request_json(

@@ -233,11 +233,15 @@ def test_run_sh_loads_folder_at_start_or_while_running(
     run = start(folder, "--load", str(users)).wait_until_ready()
     assert "60 files loaded" in run.output
     assert "notes.txt: it is neither" in run.output
+    last_line = f"Not everything in {users} was loaded"
+    wait_until(lambda: last_line in run.output.partition("Drop a file, get a row:")[2])
     wait_until(lambda: run.list_users() == [f"{number:03}" for number in range(30)])
     (users / "100.csv").write_text("first_name,last_name,birthts\nNew,F,1\n")
     second = start(folder, "--load", str(users))
-    assert second.process.wait(30) == 0
+    assert second.process.wait(30) == 1
     assert "1 file loaded into src-data, 60 were there already" in second.output
+    (users / "notes.txt").unlink()
+    assert start(folder, "--load", str(users)).process.wait(30) == 0
     wait_until(lambda: "100" in run.list_users())
     assert run.stop_with_signal(signal.SIGTERM) == 0
 

@@ -314,6 +314,48 @@ def test_auth_middleware_explains_refusal_without_tokens(api: ApiWithAuth) -> No
     assert "PUBLIC_READ" in answer.json["detail"]
 
 
+REMOTE = AccessRules("192.0.2.5", tokens=TOKENS[1:])
+GENERATED_ONLY = AccessRules(tokens=TOKENS[1:])
+
+
+@pytest.mark.parametrize(
+    ("api", "headers", "cause"),
+    [
+        (AccessRules(allowed_hosts=(NAME,), tokens=TOKENS), {}, "ALLOWED_HOSTS is set for this"),
+        (AccessRules(allowed_hosts=(NAME,)), {"Host": NAME}, "ALLOWED_HOSTS is set for this"),
+        (REMOTE, {}, "because BIND_ADDRESS is no loopback address"),
+        (
+            replace(REMOTE, allowed_hosts=(NAME,)),
+            {},
+            "because ALLOWED_HOSTS is set and BIND_ADDRESS is no loopback address",
+        ),
+        (GENERATED_ONLY, {"Host": "192.0.2.5"}, "because the header Host has no loopback name"),
+        (GENERATED_ONLY, {"Via": "1.1 x"}, "because a header such as X-Forwarded-For shows"),
+    ],
+    indirect=["api"],
+)
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_auth_middleware_names_setting_that_requires_token(
+    api: ApiWithAuth, headers: dict[str, str], cause: str, method: str
+) -> None:
+    answer = api.request(method, "/files/1.csv", {"Host": "localhost", **headers})
+    assert answer.status_code in {401, 403}
+    assert cause in answer.json["detail"]
+
+
+def test_auth_middleware_names_no_setting_that_is_no_cause(api: ApiWithAuth) -> None:
+    needed = "A write needs a token, because API_TOKEN or API_TOKENS is set"
+    assert needed in api.request("DELETE", "/files/1.csv").json["detail"]
+    detail = api.send("Bearer wrong", "GET", "/files/1.csv").json["detail"]
+    assert "needs a token, because" not in detail
+
+
+@pytest.mark.parametrize("api", [replace(REMOTE, public_read=True)], indirect=True)
+def test_auth_middleware_explains_wrong_token_of_public_read(api: ApiWithAuth) -> None:
+    assert "because" not in api.send("Bearer wrong", "GET", "/files/1.csv").json["detail"]
+    assert "because BIND_ADDRESS" in api.send("Bearer wrong").json["detail"]
+
+
 # -- wrong tokens ----------------------------------------------------------------------------------
 def test_failure_limiter_delays_and_logs_wrong_tokens(
     api: ApiWithAuth, caplog: pytest.LogCaptureFixture

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import falcon.asgi
 import pytest
+from falcon.testing import TestClient
 
+from api.resources.data import ChangesResource
 from api.snapshot.changes import ChangeFeed, ViewVersions
 from api.snapshot.view import View
 from tests.unit.test_api_routes import VIEW, Service
@@ -162,13 +165,13 @@ def test_feed_is_full_until_a_stream_ends() -> None:
     run(check, max_streams=2)
 
 
-def test_changes_route_refuses_more_streams_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ChangeFeed, "is_full", property(lambda _: True))
-    service = Service()
-    refused = service.get("/changes")
-    assert (refused.status_code, refused.json["type"]) == (503, "/docs#unavailable")
+def test_changes_route_refuses_more_streams_than_fit() -> None:
+    feed = ChangeFeed(lambda: VIEW, lambda _: None, lambda: True, max_streams=0)
+    app = falcon.asgi.App()
+    app.add_route("/changes", ChangesResource(feed))
+    refused = TestClient(app).simulate_get("/changes")
+    assert (refused.status_code, refused.json["title"]) == (503, "Temporarily unavailable")
     assert refused.headers["retry-after"]
-    service.redis.close()
 
 
 def test_rows_have_the_version_that_the_stream_sends() -> None:

@@ -130,6 +130,40 @@ def test_connections_answer_invalid_requests_with_problems(sends: bytes, status:
     uvloop.run(run())
 
 
+@pytest.mark.parametrize(
+    ("target", "encoded"),
+    [
+        ("/data?q=Jörg&limit=1".encode(), "/data?q=J%C3%B6rg&limit=1"),
+        ("/data?q=Jörg".encode("latin-1"), "/data?q=J%C3%B6rg"),
+        (b"/data?q=ann lee", "/data?q=ann%20lee"),
+        ("/files/Zoë.csv?wait=5".encode(), "/files/Zo%C3%AB.csv?wait=5"),
+        ("/data?q=100%25ö".encode(), "/data?q=100%25%C3%B6"),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_connections_show_encoded_form_of_raw_address(
+    target: bytes, encoded: str, parts: int
+) -> None:
+    request = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def run() -> None:
+        async with serve(App()) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            begin = 8 * (parts - 1)
+            received_before = CountingProtocol.received_bytes
+            writer.write(request[:begin])
+            while CountingProtocol.received_bytes < received_before + begin:
+                await asyncio.sleep(0.01)
+            writer.write(request[begin:])
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        body = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert body["status"] == 400
+        assert f"Percent-encode them as UTF-8: {encoded}  " in body["detail"]
+
+    uvloop.run(run())
+
+
 def test_connections_answer_before_the_body_arrives() -> None:
     async def run() -> None:
         async with serve(App()) as (port, _):
@@ -441,6 +475,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
     """The event loop logs a warning for each write to a lost connection, from the fifth one on."""
     is_started = asyncio.Event()
     has_left = asyncio.Event()
+    has_sent = asyncio.Event()
 
     async def send_much(scope: Message, receive: Any, send: Any) -> None:  # noqa: ANN401
         is_started.set()
@@ -450,6 +485,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
         for _ in range(20):
             await send({"type": "http.response.body", "body": b"answer", "more_body": True})
         await send({"type": "http.response.body", "body": b"answer"})
+        has_sent.set()
 
     async def run() -> None:
         async with serve(send_much) as (port, _):
@@ -459,7 +495,7 @@ def test_connections_log_nothing_when_client_leaves(caplog: pytest.LogCaptureFix
             await is_started.wait()
             client.close()  # with a reset
             has_left.set()
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(has_sent.wait(), 10)
 
     uvloop.run(run())
     assert [record for record in caplog.records if record.levelname != "DEBUG"] == []

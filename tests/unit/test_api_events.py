@@ -254,7 +254,7 @@ def test_access_rules_keep_events_token_apart() -> None:
     webhook = Webhook(AccessRules(allowed_hosts=("localhost",), events_token=EVENTS))
     answer = webhook.client.simulate_get("/data", headers={"Host": "localhost"})
     assert (answer.status_code, kind(answer)) == (403, "access-refused")
-    assert "no token is set" in answer.json["detail"]
+    assert "No token is set" in answer.json["detail"]
 
 
 # -- limits ----------------------------------------------------------------------------------------

@@ -501,10 +501,18 @@ def test_files_route_is_503_without_store_and_rows_remain(
     assert service.get("/data").status_code == 200
 
 
+def test_delete_removes_ignored_key_with_name_of_receipt(service: Service) -> None:
+    service.files.put("folder/receipt", b"x")
+    deleted = service.client.simulate_delete("/files/folder/receipt", headers={"Host": "localhost"})
+    assert (deleted.status_code, deleted.json["look_at"]) == (202, "/errors")
+    again = service.client.simulate_delete("/files/folder/receipt", headers={"Host": "localhost"})
+    assert again.status_code == 405
+
+
 def test_receipt_route_only_reads(service: Service) -> None:
     path = "/files/1.csv/receipt"
-    for method in ("PUT", "DELETE"):
-        result = service.client.simulate_request(method, path, body="x")
+    for method, query in (("PUT", ""), ("DELETE", ""), ("PUT", "etag=0"), ("DELETE", "etag=0")):
+        result = service.client.simulate_request(method, path, body="x", query_string=query)
         assert (result.status_code, result.headers["allow"]) == (405, "GET, HEAD")
     assert service.client.simulate_options(path).headers["allow"] == "GET, HEAD"
     allowed = service.client.simulate_options("/files/1.csv").headers["allow"]

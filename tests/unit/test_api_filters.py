@@ -14,6 +14,7 @@ from api.query.filters import (
     encode_birthdays,
     parse_single_values,
 )
+from api.query.row_query import RowQuery
 
 EPOCH = datetime(1970, 1, 1)
 dates = st.dates(date(1, 1, 1), date(9999, 12, 31))
@@ -68,12 +69,12 @@ def test_compute_ages_of_29_february_change_on_1_march() -> None:
 
 @pytest.mark.parametrize("text", ["True", "true", "TRUE", "1"])
 def test_filters_parse_true_values(text: str) -> None:
-    assert Filters.parse({"is_image_exists": text}) == Filters(is_image_exists=True)
+    assert Filters.from_values({"is_image_exists": text}) == Filters(is_image_exists=True)
 
 
 @pytest.mark.parametrize("text", ["False", "false", "fAlSe", "0"])
 def test_filters_parse_false_values(text: str) -> None:
-    assert Filters.parse({"is_image_exists": text}) == Filters(is_image_exists=False)
+    assert Filters.from_values({"is_image_exists": text}) == Filters(is_image_exists=False)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +94,16 @@ def test_filters_parse_false_values(text: str) -> None:
 )
 def test_filters_name_invalid_value_and_allowed_ones(name: str, text: str) -> None:
     with pytest.raises(InvalidParameter) as refusal:
-        Filters.parse({name: text})
+        Filters.from_values({name: text})
     assert refusal.value.name == name
     assert ("true or false" in refusal.value.allowed) == (name == "is_image_exists")
 
 
-def test_filters_refuse_unknown_parameter() -> None:
-    with pytest.raises(InvalidParameter, match="minage") as refusal:
-        Filters.parse({"minage": "3"})
-    assert "min_age, max_age, is_image_exists" in refusal.value.allowed
+def test_row_query_selection_refuses_unknown_parameter() -> None:
+    for name in ("minage", "sort", "limit"):
+        with pytest.raises(InvalidParameter, match=name) as refusal:
+            RowQuery.parse_selection({name: "3"})
+        assert "min_age, max_age, is_image_exists, q" in refusal.value.allowed
 
 
 def test_parse_single_values_refuses_repeated_parameter() -> None:
@@ -114,5 +116,5 @@ def test_filters_negative_age_selects_unborn() -> None:
     birthday = encode_birthdays(
         np.array([milliseconds(today + timedelta(days=3)), milliseconds(today)])
     )
-    filters = Filters.parse({"max_age": "-1"})
+    filters = Filters.from_values({"max_age": "-1"})
     assert filters.build_mask(np.zeros(2, np.bool_), birthday, today).tolist() == [True, False]

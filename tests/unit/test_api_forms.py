@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from falcon.testing import Result
 
+from api.app import MAX_FORM_FILES
 from tests.api_parts import MAX_UPLOAD_BYTES
 from tests.unit.test_api_routes import Service
 
@@ -34,6 +35,10 @@ def post(service: Service, body: bytes, **headers: str) -> Result:
     sent = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Host": "localhost"}
     sent |= {name.replace("_", "-"): text for name, text in headers.items()}
     return service.client.simulate_post("/files", body=body, headers=sent)
+
+
+def list_names(service: Service) -> list[str]:
+    return [info.key for info in service.files.list_page("", "", 2 * MAX_FORM_FILES)]
 
 
 def test_form_stores_all_of_its_files(service: Service) -> None:
@@ -66,7 +71,7 @@ def test_form_refuses_what_put_refuses(
     service: Service, name: str, content: bytes, status: int
 ) -> None:
     assert post(service, encode_form([(name, content)])).status_code == status
-    assert list(service.files.list_page("", "", 10)) == []
+    assert list_names(service) == []
 
 
 def test_form_that_is_none_is_refused(service: Service) -> None:
@@ -74,7 +79,59 @@ def test_form_that_is_none_is_refused(service: Service) -> None:
         post(service, b"a=b", Content_Type="application/x-www-form-urlencoded").status_code == 400
     )
     assert post(service, b"nothing").status_code == 400
-    assert post(service, encode_form([("ada.csv", ADA)])[:-9]).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(ADA[-8:-1], id="in a file"),
+        pytest.param(b"--", id="before the end"),
+        pytest.param(f"--{BOUNDARY}".encode(), id="in the last boundary"),
+    ],
+)
+def test_form_without_end_stores_nothing(service: Service, end: bytes) -> None:
+    """The beginning of a CSV may be a valid CSV with another value."""
+    form = encode_form([("first.png", b"image"), ("ada.csv", ADA)])
+    assert post(service, form[: form.rindex(end)]).status_code == 400
+    assert list_names(service) == []
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param(("notes.txt", ADA), id="ignored name"),
+        pytest.param(("empty.csv", b""), id="empty"),
+        pytest.param(("ada.csv", b"another"), id="equal names"),
+        pytest.param(("large.csv", b"x" * 1_000_001), id="large"),
+    ],
+)
+def test_form_with_refused_file_stores_nothing(service: Service, last: tuple[str, bytes]) -> None:
+    assert post(service, encode_form([("ada.csv", ADA), last])).status_code in {400, 413}
+    assert list_names(service) == []
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'form-data; name="file"; filename="Zo\xeb.csv"',
+        b'form-data; name="\xff"; filename="ada.csv"',
+        b"form-data; name=\"file\"; filename*=unicode_escape''%5Cud800.csv",
+    ],
+)
+def test_form_refuses_names_that_are_not_utf8(service: Service, disposition: bytes) -> None:
+    form = encode_form([("ada.csv", ADA)])
+    head = b'form-data; name="file"; filename="ada.csv"'
+    result = post(service, form.replace(head, disposition))
+    assert (result.status_code, result.json["type"]) == (400, "/docs#wrong-parameter")
+    assert list_names(service) == []
+
+
+def test_form_has_as_many_files_as_a_folder(service: Service) -> None:
+    files = [(f"{number}.csv", ADA) for number in range(MAX_FORM_FILES)]
+    assert post(service, encode_form(files)).status_code == 200
+    assert len(list_names(service)) == MAX_FORM_FILES
+    assert post(service, encode_form([*files, ("more.csv", ADA)])).status_code == 400
+    assert "more.csv" not in list_names(service)
 
 
 def test_form_of_another_site_is_refused(service: Service) -> None:
@@ -85,6 +142,6 @@ def test_form_of_another_site_is_refused(service: Service) -> None:
         {"Origin": "null"},
     ):
         assert post(service, form, **headers).status_code == 403
-    assert list(service.files.list_page("", "", 10)) == []
+    assert list_names(service) == []
     own = {"Sec_Fetch_Site": "same-origin", "Origin": "http://localhost"}
     assert post(service, form, **own).status_code == 200

@@ -11,6 +11,7 @@ import falcon.inspect
 import pytest
 
 from api.answers.formats import CONTENT_TYPES
+from api.app import create_app
 from api.description.openapi import DESCRIPTION_FILE, DOCUMENT, PATHS, Document, build_document
 from api.query.file_query import MAX_LISTED_FILES
 from api.query.filters import FILTER_PARAMETERS
@@ -25,7 +26,9 @@ from shared.formats.source_keys import (
     USER_FILE_EXTENSIONS,
     explain_unusable_name,
 )
-from tests.unit.test_api_routes import EVENTS_TOKEN, Service
+from shared.settings import PageLink
+from tests.api_parts import ApiClient, make_dependencies
+from tests.unit.test_api_routes import EVENTS_TOKEN, LOCAL, NAMED, OPEN, Service
 
 METHODS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 QUERY_PARAMETERS = [
@@ -277,7 +280,7 @@ def test_openapi_follows_another_table_of_columns() -> None:
     assert statistics["properties"]["average_weight"]["type"] == ["number", "null"]
     assert statistics["properties"]["average_weight"]["title"] == "Average weight"
     filters = {"has_colour": {"type": "boolean"}, "min_weeks": {"type": "integer"}}
-    assert statistics["properties"]["filters"]["properties"] == filters
+    assert statistics["properties"]["filters"]["properties"] == {"q": {"type": "string"}} | filters
 
     rows = {each["name"]: each for each in document["paths"]["/data"]["get"]["parameters"]}
     assert [*rows][:3] == ["has_colour", "min_weeks", "q"]
@@ -291,7 +294,7 @@ def test_openapi_follows_another_table_of_columns() -> None:
         "user_id", "-user_id", "colour", "-colour", "weight", "-weight",
     ]  # fmt: skip
     stats = document["paths"]["/stats"]["get"]
-    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks"]
+    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks", "q"]
     assert "has_colour=true" in stats["x-codeSamples"][0]["source"]
     # Nothing is left of the columns of this release.
     text = json.dumps(document)
@@ -300,6 +303,16 @@ def test_openapi_follows_another_table_of_columns() -> None:
 
 
 # -- Route and file names --------------------------------------------------------------------------
+
+
+def test_openapi_route_has_links_of_settings(service: Service) -> None:
+    assert "x-links" not in service.get("/openapi.json").json
+    links = (PageLink("Flower", "http://127.0.0.1:5555"),)
+    parts = make_dependencies(service.redis)._replace(page_links=links)
+    client = ApiClient(create_app(parts, NAMED, OPEN), headers=LOCAL)
+    document = client.simulate_get("/openapi.json").json
+    assert document["x-links"] == [{"title": "Flower", "address": "http://127.0.0.1:5555"}]
+    assert document["paths"] == DOCUMENT["paths"]
 
 
 def test_openapi_route_serves_cacheable_json(service: Service) -> None:

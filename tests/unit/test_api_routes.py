@@ -15,7 +15,6 @@ from redis.retry import Retry
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
-from api.answers.quotes import MAX_QUOTES
 from api.app import create_app
 from api.resources.errors import MAX_LISTED_ERRORS
 from api.snapshot.table import EMPTY_TABLE
@@ -23,7 +22,7 @@ from api.snapshot.view import View
 from local.ports import find_free_port
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.records import Reject
-from shared.progress.pipeline_errors import REMEDIES
+from shared.progress.pipeline_errors import MAX_QUOTES, REMEDIES
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
 from tests.api_parts import ApiClient, make_dependencies
 from tests.fakes import FakeObjectStore
@@ -159,6 +158,17 @@ def test_stats_route_names_filters_and_rounds(service: Service) -> None:
     assert service.get("/stats").json["average_age"] == 33.67
 
 
+def test_stats_route_searches_as_data_does(service: Service) -> None:
+    for search in ("lee", "LEE ann", "nobody"):
+        for query in (f"q={search}", f"q={search}&min_age=20", f"q={search}&is_image_exists=true"):
+            stats = service.get(f"/stats?{query}").json
+            assert stats["count"] == len(service.get(f"/data?{query}").json)
+            assert stats["filters"]["q"] == search
+    assert service.get("/stats?q=lee").json["count"] not in {0, 3}
+    etags = {service.get(f"/stats{query}").headers["etag"] for query in ("", "?q=a", "?q=b")}
+    assert len(etags) == 3
+
+
 def test_stats_route_of_no_rows_has_nulls_and_message(service: Service) -> None:
     assert service.get("/stats?min_age=200").json == {
         "count": 0,
@@ -249,6 +259,8 @@ def test_etags_change_with_date_only_for_ages(service: Service) -> None:
         ("/data?min_age=1&min_age=2", "min_age"),
         ("/stats?max_age=", "max_age"),
         ("/stats?is_image_exists=yes", "is_image_exists"),
+        ("/stats?q=", "q"),
+        ("/stats?sort=user_id", "sort"),
         ("/errors?kind=held", "kind"),
         ("/tasks/1?wait=1", "wait"),
     ],

@@ -84,7 +84,9 @@ def test_data_route_sorts_rows(service: Service, sort: str, expected: list[str])
         ("ZOË", ["0002"]),
         ("ivan", ["0001"]),
         ("b>", ['a"b,c']),
-        ("0001", []),
+        ("0001", ["0001"]),
+        ("0003 ann", ["0003"]),
+        ("src-data", []),
         ("nobody", []),
     ],
 )

@@ -13,9 +13,11 @@ from api.web.thread_pool import ThreadPool
 from api.web.transfers import (
     BODY_S,
     MAX_BUFFERED_BODY_BYTES,
+    MAX_BUFFERED_FORM_BYTES,
     MIN_BYTES_PER_S,
     RECEIVE_S,
     SEGMENT_BYTES,
+    FormFile,
     Transfers,
 )
 from tests.fakes import FakeObjectStore
@@ -132,5 +134,38 @@ def test_upload_is_refused_above_budget_of_received_bytes() -> None:
         released.set()
         assert all(await asyncio.gather(*waiting, announced))
         assert await upload(transfers, send_half(half), len(half) + 1)
+
+    asyncio.run(run())
+
+
+def test_slow_forms_delay_no_other_upload() -> None:
+    """Forms have a budget of their own, which they give back."""
+    form_bytes = MAX_BUFFERED_FORM_BYTES // 2
+    released = asyncio.Event()
+
+    async def send_half() -> AsyncIterator[bytes]:
+        yield b"x" * (form_bytes - 100)
+        await released.wait()
+
+    async def send_once() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+
+    async def list_files(stream: AsyncIterator[bytes]) -> AsyncIterator[FormFile]:
+        yield FormFile("1.png", stream, form_bytes)
+
+    async def run() -> None:
+        transfers = make_transfers()
+        waiting = [
+            asyncio.create_task(transfers.store_form(list_files(send_half()), form_bytes))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(falcon.HTTPError) as raised:
+            await transfers.store_form(list_files(send_once()), form_bytes)
+        assert raised.value.status_code == 503
+        assert await upload(transfers, send_once(), 1000)
+        released.set()
+        assert await asyncio.gather(*waiting) == [["1.png"]] * 2
+        assert await transfers.store_form(list_files(send_once()), form_bytes) == ["1.png"]
 
     asyncio.run(run())

@@ -379,6 +379,7 @@ def test_tar_archive_limits_content_of_links(pool: ThreadPoolExecutor) -> None:
         ("u.zip", make_tar({"1.csv": b"x"}), "this is a tar archive; rename it to .tar"),
         ("u.zip", gzip.compress(b"x"), "this is packed by gzip; if it is a tar, rename it"),
         ("u.zip", b"\n<!DOCTYPE html><p>", "this is a web page (HTML), such as a sign-in page"),
+        ("u.tar", b"x" + make_tar({"1.csv": b"x"})[1:], "it is damaged: a header"),
         ("u.zip", b"", "it is empty: it has 0 bytes and no users"),
         ("u.tar", b"", "it is empty: it has 0 bytes and no users"),
         ("u.zip", make_zip({"1.csv": b"x"})[:-9], "it is no zip archive, or it is cut off"),
@@ -447,6 +448,23 @@ def test_selected_members_keep_later_version_of_path_in_any_order() -> None:
     duplicate = selected.add(older)
     assert duplicate is not None
     assert duplicate[0] is older
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["a\nERROR all is lost", "\x1b[2J", "\udcff", "a/" * 50_000],
+    ids=lambda folder: ascii(folder[:12]),
+)
+def test_selected_members_explain_duplicate_on_one_short_line(folder: str) -> None:
+    """The reason is logged, stored in Redis, and printed by the loader."""
+    selected = SelectedMembers()
+    assert selected.add(MemberName(1, f"{folder}/1.csv")) is None
+    duplicate = selected.add(MemberName(2, f"{folder}/z/1.csv"))
+    assert duplicate is not None
+    reason = duplicate[1].reason
+    assert (len(reason.splitlines()), len(reason) < 1100) == (1, True)
+    assert "\x1b" not in reason
+    reason.encode()
 
 
 def test_ignored_members_name_twenty_with_junk_last() -> None:

@@ -24,12 +24,14 @@ from tests.archives import (
     LOCAL_HEADER,
     ArchiveFiles,
     declare_member_size,
+    make_link,
     make_overlapping_zip,
     make_special_tar,
     make_streamed_zip,
     make_tar,
     make_tar_gz,
     make_tar_member,
+    make_tar_of,
     make_zip,
     mark_zip_encrypted,
     replace_raw_names,
@@ -421,7 +423,7 @@ def test_archive_accepts_large_image_of_any_format(head: bytes, pool: ThreadPool
     ]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "gzip bomb", "tar of folders"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip bomb", "tar of folders", "hard links"])
 def test_archive_refuses_more_than_its_cpu_budget(kind: str, pool: ThreadPoolExecutor) -> None:
     """All members together are limited; each step of this clock takes a second."""
     files = {f"{number}.csv": b"x" for number in range(1000)}
@@ -439,9 +441,14 @@ def test_archive_refuses_more_than_its_cpu_budget(kind: str, pool: ThreadPoolExe
             case "gzip bomb":
                 file = ranged_file(gzip.compress(bytes(90_000_000)), pool)
                 list(TarArchive(file, cpu=CpuBudget(1, clock)).members())
-            case _:
+            case "tar of folders":
                 file = ranged_file(folders, pool)
                 list(TarArchive(file, cpu=CpuBudget(1, clock)).members())
+            case _:  # a link is one header, and its content is parsed like any other
+                links = [(make_link(f"{number}.csv", "0.csv"), b"") for number in range(1, 41)]
+                body = make_tar_of([(tarfile.TarInfo("0.csv"), b"x"), *links], tarfile.GNU_FORMAT)
+                members = TarArchive(ranged_file(body, pool), cpu=CpuBudget(1, clock)).members()
+                read += members
     assert len(read) < 100
 
 

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, ValidCsv
-from shared.formats.source_keys import IMAGE_EXTENSIONS, IgnoredFile, classify_key, make_csv_key
+from shared.formats.source_keys import (
+    IMAGE_EXTENSIONS,
+    IgnoredFile,
+    classify_key,
+    format_member_source,
+    make_csv_key,
+)
 from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
@@ -28,6 +34,7 @@ from worker.bundles.index import (
     BundleIndex,
     IndexBuilder,
     InvalidIndex,
+    UserFilter,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -65,7 +72,8 @@ def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -
     assert list(index.user_ids()) == sorted(existing_ids)
     for user_id in {*files, other_id}:
         csv, image = files.get(user_id, (None, None))
-        version = CsvVersion(f"u.zip#in/{user_id}.csv", "etag", LAST_MODIFIED)
+        source = format_member_source("u.zip", f"in/{user_id}.csv")
+        version = CsvVersion(source, "etag", LAST_MODIFIED)
         expected: CsvResult = None
         if isinstance(csv, Person):
             expected = ValidCsv(version, csv)
@@ -76,6 +84,15 @@ def test_bundle_index_finds_only_existing_members(files: Files, other_id: str) -
     assert {user_id: (csv, image) for user_id, csv, image in index.iterate_users()} == {
         user_id: (index.find_csv(user_id), index.find_image(user_id)) for user_id in existing_ids
     }
+
+
+@given(st.dictionaries(USER_IDS, st.tuples(CSVS, IMAGES)), USER_IDS)
+def test_user_filter_knows_who_has_csv_and_image(files: Files, other_id: str) -> None:
+    user_filter = UserFilter(index_of(files))
+    for user_id in {*files, other_id}:
+        csv, image = files.get(user_id, (None, None))
+        assert user_filter.may_have_csv(user_id) == (csv is not None)
+        assert user_filter.may_have_image(user_id) == (image is not None)
 
 
 def test_index_builder_keeps_last_csv_and_preferred_image() -> None:

@@ -24,9 +24,9 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from local.configuration import build_configuration, save_settings_of_run
 from local.locks import try_lock_file
+from shared.counts import format_count
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
-from worker.commands.cli.exit_codes import format_count
 from worker.commands.cli.main import rowdrop
 from worker.commands.cli.report_commands import format_status
 from worker.commands.cli.settings_discovery import (
@@ -457,6 +457,7 @@ def make_status(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
         "held": 0,
         "suspicious": 0,
         "ignored": 0,
+        "ignored_members": 0,
         "dead_letters": 0,
         "events_waiting": 0,
         "dirty_users": {"event": 0},
@@ -485,13 +486,14 @@ def test_format_status_hides_lines_that_are_zero() -> None:
 
 def test_format_status_shows_everything_that_waits_or_is_wrong() -> None:
     counts = {"rejected": 7, "held": 1, "ignored": 1, "dead_letters": 2, "events_waiting": 1}
-    counts["suspicious"] = 2
+    counts |= {"suspicious": 2, "ignored_members": 1}
     work = {"dirty_users": {"event": 3}, "queues": {"bulk": 4}}
     lines = format_status(make_status(**counts, **work))
-    assert lines[2:9] == [
+    assert lines[2:10] == [
         "rejects       8 invalid files: 7 without a row, 1 with its last valid row (held)",
         "suspicious    2 valid values that are probably wrong",
         "ignored       1 other file",
+        "members       1 member of a bundle is not read: GET /tasks says why",
         "dead letters  2 unreadable events",
         "pending       event 3",
         "events        1 unprocessed event",

@@ -602,6 +602,8 @@ def test_parse_person_accepts_header_that_begins_like_another_file() -> None:
         b"a\n" * (MAX_CSV_BYTES // 2),
         b"-- " * (MAX_CSV_BYTES // 3),
         b"sep=" + b";" * (MAX_CSV_BYTES - 4),
+        b"sep=" + b" " * (MAX_CSV_BYTES - 5) + b"x",
+        b"sep=" + b"\t" * (MAX_CSV_BYTES - 5) + b"x",
         b"<!--" * (MAX_CSV_BYTES // 4),
         HEADER.encode() + b"a,b,1\n" * 100_000,
         HEADER.encode() + b"a,b," + b"9" * 900_000,

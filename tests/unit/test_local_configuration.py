@@ -12,6 +12,7 @@ from local.configuration import (
     DEFAULT_PORTS,
     OPTIONAL_PORTS,
     build_configuration,
+    list_page_links,
     load_saved_settings,
     read_given_settings,
     remove_credentials,
@@ -116,8 +117,14 @@ def test_configuration_starts_console_and_flower_only_on_request(tmp_path: Path)
     assert {name: asked.values[name] for name in ports} == ports
     for name, title in (("MINIO_CONSOLE_PORT", "Console"), ("FLOWER_PORT", "Flower")):
         assert f"  {title:<13} http://127.0.0.1:{ports[name]}" in render_banner(tmp_path, asked)
+    assert list_page_links(asked.values) == (
+        f"MinIO's console=http://127.0.0.1:{ports['MINIO_CONSOLE_PORT']},"
+        f"Flower=http://127.0.0.1:{ports['FLOWER_PORT']}"
+    )
+    assert list_page_links(asked.values | {"PAGE_LINKS": "A=http://a"}) == "A=http://a"
     later = build_configuration({}, load_saved_settings(tmp_path / ".env"), silent)
     assert not later.values.keys() & ports.keys()
+    assert list_page_links(later.values) == ""
     save_configuration(later, tmp_path / ".env")
     assert not load_saved_settings(tmp_path / ".env").keys() & ports.keys()
     banner = render_banner(tmp_path, later)

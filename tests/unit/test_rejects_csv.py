@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,13 @@ from shared.formats.rejects_csv import (
     decode_rejects,
     encode_rejects,
 )
-from shared.formats.source_keys import IgnoredFile, classify_key, make_csv_key
+from shared.formats.source_keys import (
+    MAX_SHOWN_PATH_LENGTH,
+    IgnoredFile,
+    classify_key,
+    format_member_source,
+    make_csv_key,
+)
 from tests.factories import ETAG, make_reject
 from worker.publishing.merge import PublishedTable, merge
 
@@ -57,10 +64,10 @@ def test_rejects_csv_omits_line_for_whole_file() -> None:
 
 def test_rejects_csv_is_sorted_by_code_point() -> None:
     body = encode_rejects(
-        [make_reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\uffff")]
+        [make_reject(user_id) for user_id in ("b", "é", "B", "10", "9", "\U0001f600", "\ufffd")]
     )
     assert [record[1] for record in csv.reader(io.StringIO(body.decode()))][1:] == [
-        "10", "9", "B", "b", "é", "\uffff", "\U0001f600",
+        "10", "9", "B", "b", "é", "\ufffd", "\U0001f600",
     ]  # fmt: skip
 
 
@@ -73,6 +80,29 @@ def test_rejects_csv_joins_reason_lines() -> None:
 @given(st.lists(REJECTS, unique_by=lambda reject: reject.user_id))
 def test_rejects_csv_decodes_encoded_rejects(rejects: list[Reject]) -> None:
     assert decode_rejects(encode_rejects(rejects)) == {reject.user_id: reject for reject in rejects}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "a\nvictim.csv,victim,the file is empty,1,2026-11-25T20:31:28Z,etag,3\nb",
+        "a\rb",
+        "a\0b",
+        "\x1b[2J",
+        '","',
+        "\udcff",
+        "long" * 100_000,
+    ],
+    ids=lambda folder: ascii(folder[:12]),
+)
+def test_rejects_csv_has_one_line_for_any_path_of_member(folder: str) -> None:
+    """No folder in a bundle hides a reject, or adds one of another user."""
+    reject = replace(make_reject("7"), key=format_member_source("b.zip", f"{folder}/7.csv"))
+    body = encode_rejects([reject])
+    assert decode_rejects(body) == {"7": reject}
+    assert len(body.splitlines()) == 2
+    assert reject.key.endswith("/7.csv")
+    assert len(reject.key) <= len("b.zip#") + MAX_SHOWN_PATH_LENGTH
 
 
 @given(st.lists(REJECTS, unique_by=lambda reject: reject.user_id))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import InvalidSettings, Settings
+from shared.settings import InvalidSettings, PageLink, Settings
 from shared.tokens import TokenKind
 
 REQUIRED = {
@@ -299,6 +299,35 @@ def test_settings_refuse_tokens_with_same_name_or_value(
     assert first[0] in str(refused.value)
     assert second[0] in str(refused.value)
     assert VALID_TOKEN not in str(refused.value)
+
+
+def test_settings_parse_page_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment().page_links == ()
+    monkeypatch.setenv("PAGE_LINKS", "Flower=http://127.0.0.1:5555, A b=https://x.org/?a=1%2C2 ,")
+    assert Settings.from_environment().page_links == (
+        PageLink("Flower", "http://127.0.0.1:5555"),
+        PageLink("A b", "https://x.org/?a=1%2C2"),
+    )
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        "http://127.0.0.1:5555",
+        "=http://127.0.0.1:5555",
+        "Flower",
+        "Flower=127.0.0.1:5555",
+        "Flower=javascript:alert(1)",
+        "Flower=http://",
+        "Flower=http://user:password@host/",
+        "Flower=http://a b/",
+        "Flower=http://a/,x",
+    ],
+)
+def test_settings_refuse_invalid_page_links(monkeypatch: pytest.MonkeyPatch, links: str) -> None:
+    monkeypatch.setenv("PAGE_LINKS", links)
+    with pytest.raises(InvalidSettings, match="PAGE_LINKS: must be title=address"):
+        Settings.from_environment()
 
 
 def test_settings_parse_public_read(monkeypatch: pytest.MonkeyPatch) -> None:

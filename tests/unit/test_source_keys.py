@@ -16,6 +16,7 @@ from shared.formats.source_keys import (
     make_csv_key,
     make_image_key,
     parse_bundle_id,
+    parse_member_bundle,
     rank_path,
     select_newest_image,
 )
@@ -85,6 +86,8 @@ def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, exte
         ("1\x00.csv", "control character"),
         ("1\x7f.png", "control character"),
         ("folder/1\t.csv", "control character"),
+        ("1\ufffe.csv", "contains U+FFFE or U+FFFF"),
+        ("\uffff.zip", "contains U+FFFE or U+FFFF"),
     ],
 )
 def test_classify_key_explains_ignored_keys(key: str, reason: str) -> None:
@@ -205,3 +208,19 @@ def test_rank_path_prefers_top_then_first_by_path() -> None:
         "./1.csv", "a-b/1.csv", "a/1.csv", "b/1.csv", "a//b/1.csv", "a/z/1.csv",
     ]  # fmt: skip
     assert rank_path("/a//./1.csv") == rank_path("a/1.csv")
+
+
+@pytest.mark.parametrize(
+    ("source", "bundle"),
+    [
+        ("u.zip#a/7.csv", "u.zip"),
+        ("u.tar.gz#7.csv", "u.tar.gz"),
+        ("a#b.zip#7.csv", "a#b.zip"),
+        ("u.zip#a#b/7.csv", "u.zip"),
+        ("7.csv", None),
+        ("a#7.csv", None),
+        ("u.zip", None),
+    ],
+)
+def test_parse_member_bundle_returns_bundle_of_member(source: str, bundle: str | None) -> None:
+    assert parse_member_bundle(source) == bundle

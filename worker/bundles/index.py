@@ -5,8 +5,8 @@
     image    [path, etag, extension]
 
 A lookup bisects the bytes, as in output.csv, so an index needs little more memory than its bytes.
-Most lookups find nothing, because a user is in few of many bundles. Therefore a cached array of the
-CRC-32 checksums of all IDs is searched first. Pure.
+Most lookups find nothing, because a user is in few of many bundles. Therefore a `UserFilter` is
+searched first, which stays in memory without the index. Pure.
 """
 
 import json
@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.formats.records import CsvVersion, InvalidCsv, Person, ValidCsv
@@ -47,7 +46,7 @@ class BundleIndex:
     `last_modified` is the LastModified of that version, in whole seconds since 1970 UTC.
     """
 
-    __slots__ = ("_checksums", "body", "key", "last_modified")
+    __slots__ = ("body", "key", "last_modified")
 
     def __init__(self, key: str, last_modified: int, body: bytes) -> None:
         """Take the bytes as they are. Raises `InvalidIndex` if the header or the end is missing."""
@@ -56,7 +55,6 @@ class BundleIndex:
         self.key = key
         self.last_modified = last_modified
         self.body = body
-        self._checksums: array[int] | None = None
 
     def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
         """Return the parsed CSV of the user in this bundle, or None."""
@@ -70,13 +68,13 @@ class BundleIndex:
 
     def user_ids(self) -> Iterator[str]:
         """Return the IDs of all users in the bundle, in ascending order."""
-        return (user_id.decode() for user_id, _ in self._iterate_lines())
+        return (user_id.decode() for user_id, _ in self.iterate_lines())
 
     def iterate_users(
         self,
     ) -> Iterator[tuple[str, ValidCsv | InvalidCsv | None, BundleImage | None]]:
         """Yield each user in ascending order: ID, CSV or None, image or None."""
-        for user_id, line in self._iterate_lines():
+        for user_id, line in self.iterate_lines():
             csv, image = json.loads(line)
             yield user_id.decode(), self._decode_csv(csv), BundleImage(*image) if image else None
 
@@ -92,7 +90,8 @@ class BundleIndex:
         has_quotes = self.body.startswith(OLD_INDEX_HEADER)
         return InvalidCsv(version, OLD_REASON if has_quotes else reason, line)
 
-    def _iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
+    def iterate_lines(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the encoded ID and the JSON of each user."""
         start = len(INDEX_HEADER)
         while start < len(self.body):
             end = self.body.index(b"\n", start)
@@ -100,21 +99,12 @@ class BundleIndex:
             yield user_id, line
             start = end + 1
 
-    def _may_contain(self, user_id: bytes) -> bool:
-        if self._checksums is None:
-            self._checksums = array("I", sorted(crc32(user) for user, _ in self._iterate_lines()))
-        checksum = crc32(user_id)
-        position = bisect_left(self._checksums, checksum)
-        return position < len(self._checksums) and self._checksums[position] == checksum
-
     def _find_line(self, user_id: str) -> list[Any] | None:
         encoded_id = user_id.encode()
         body = self.body
         low = len(INDEX_HEADER)
         high = len(self.body)
-        if not self._may_contain(encoded_id):
-            return None
-        # Checksums collide, so the line is still searched.  `low` and `high` are starts of lines.
+        # `low` and `high` are starts of lines.
         while low < high:
             middle = (low + high) // 2
             start = body.rfind(b"\n", low, middle) + 1 or low
@@ -126,6 +116,46 @@ class BundleIndex:
                 return line
             low, high = (end, high) if candidate < encoded_id else (low, start)
         return None
+
+
+class UserFilter:
+    """Says whether a bundle may have a CSV, or an image, of a user; rarely of one that it has not.
+
+    It takes 4 bytes for each file. The checksums are those of `hash`, which differ in each process,
+    so no bundle can contain other IDs with the checksums of a user.
+    """
+
+    __slots__ = ("_csvs", "_images")
+
+    def __init__(self, index: BundleIndex) -> None:
+        csvs = []
+        images = []
+        for user_id, line in index.iterate_lines():
+            checksum = _compute_checksum(user_id)
+            if not line.startswith(b"[null,"):
+                csvs.append(checksum)
+            if not line.endswith(b",null]"):
+                images.append(checksum)
+        self._csvs = array("I", sorted(csvs))
+        self._images = array("I", sorted(images))
+
+    def may_have_csv(self, user_id: str) -> bool:
+        """Return False if the bundle has no CSV of the user."""
+        return _contains(self._csvs, user_id)
+
+    def may_have_image(self, user_id: str) -> bool:
+        """Return False if the bundle has no image of the user."""
+        return _contains(self._images, user_id)
+
+
+def _compute_checksum(encoded_id: bytes) -> int:
+    return hash(encoded_id) & 0xFFFF_FFFF
+
+
+def _contains(checksums: "array[int]", user_id: str) -> bool:
+    checksum = _compute_checksum(user_id.encode())
+    position = bisect_left(checksums, checksum)
+    return position < len(checksums) and checksums[position] == checksum
 
 
 class IndexBuilder:

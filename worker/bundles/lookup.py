@@ -1,7 +1,10 @@
 """Cache of the bundle catalog and the bundle indexes in one process, used to read users.
 
-An index is loaded on first use. If several bundles contain a part of a user (CSV or image), the
-most recently dropped bundle wins, for each part separately.
+An index is loaded on first use. Its `UserFilter` stays when the index is evicted, so a read loads
+only the indexes of bundles that have a file of the user.
+
+If several bundles contain a part of a user (CSV or image), the most recently dropped bundle wins,
+for each part separately.
 """
 
 import time
@@ -16,6 +19,7 @@ from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,
     UnpackedImage,
+    UserFilter,
     locate_unpacked_image,
     make_index_key,
 )
@@ -23,6 +27,9 @@ from worker.state.user_states import UserStates
 
 MAX_INDEX_CACHE_BYTES = 128 << 20
 """Maximum size of all cached indexes in bytes. The least recently used are evicted above it."""
+MAX_LOAD_S = 10.0
+"""Seconds after `ensure_version` in which lookups load indexes. So a batch ends before its worker
+is killed, and a retry has the filters of those that were loaded."""
 
 
 class BundleIncomplete(StoreUnavailable):
@@ -57,17 +64,20 @@ class BundleLookup:
         self._clock = clock
         self._max_cache_bytes = max_cache_bytes
         self._loaded_version = b""
+        self._load_until = 0.0
         self._catalog = BundleCatalog()
         self._visible_entries: list[tuple[str, CatalogEntry]] = []
         self._indexes: OrderedDict[str, BundleIndex] = OrderedDict()
+        self._filters: dict[str, UserFilter] = {}
         self._incomplete_keys: set[str] = set()
 
     def ensure_version(self, catalog_version: bytes | None) -> None:
-        """Reload the catalog if its version is not `catalog_version`.
+        """Begin a batch of lookups; reload the catalog if its version is not `catalog_version`.
 
         With None, the current version in Redis is compared. The version is read before the catalog,
         so the cached catalog is at least as recent as its version.
         """
+        self._load_until = self._clock() + MAX_LOAD_S
         catalog_version = catalog_version or self._catalog_version.current()
         if catalog_version != self._loaded_version:
             self.use_catalog(read_catalog(self._output)[0])
@@ -83,6 +93,8 @@ class BundleLookup:
         digests = {entry.digest for _, entry in self._visible_entries}
         for digest in self._indexes.keys() - digests:
             del self._indexes[digest]
+        for digest in self._filters.keys() - digests:
+            del self._filters[digest]
 
     def reload_catalog(self) -> None:
         """Load the current catalog, and invalidate the catalogs that other processes cache."""
@@ -98,18 +110,20 @@ class BundleLookup:
 
     def find_csv(self, user_id: str) -> ValidCsv | InvalidCsv | None:
         """Return the user's CSV in the first visible bundle that has one; None without any."""
-        for _, _, index in self.read_indexes():
-            csv = index.find_csv(user_id)
-            if csv:
-                return csv
+        for key, entry in self._visible_entries:
+            if self._get_filter(key, entry).may_have_csv(user_id):
+                csv = self._get_index_in_time(key, entry).find_csv(user_id)
+                if csv:
+                    return csv
         return None
 
     def find_image(self, user_id: str) -> UnpackedImage | None:
         """Return the user's image in the first visible bundle that has one; None without any."""
-        for _, entry, index in self.read_indexes():
-            image = index.find_image(user_id)
-            if image:
-                return locate_unpacked_image(index.key, entry.digest, user_id, image)
+        for key, entry in self._visible_entries:
+            if self._get_filter(key, entry).may_have_image(user_id):
+                image = self._get_index_in_time(key, entry).find_image(user_id)
+                if image:
+                    return locate_unpacked_image(key, entry.digest, user_id, image)
         return None
 
     def read_indexes(self) -> Iterator[tuple[str, CatalogEntry, BundleIndex]]:
@@ -133,6 +147,21 @@ class BundleLookup:
             f"unpacked objects of {key} are missing; "
             "the bundle is marked and will be unpacked again"
         )
+
+    def _get_filter(self, key: str, entry: CatalogEntry) -> UserFilter:
+        user_filter = self._filters.get(entry.digest)
+        if user_filter is None:
+            user_filter = UserFilter(self._get_index_in_time(key, entry))
+            self._filters[entry.digest] = user_filter
+        return user_filter
+
+    def _get_index_in_time(self, key: str, entry: CatalogEntry) -> BundleIndex:
+        if entry.digest not in self._indexes and self._clock() > self._load_until:
+            raise StoreUnavailable(
+                f"loading the indexes of bundles took longer than {MAX_LOAD_S:.0f} s; "
+                "unread users stay dirty and are retried"
+            )
+        return self._get_index(key, entry)
 
     def _get_index(self, key: str, entry: CatalogEntry) -> BundleIndex:
         index = self._indexes.get(entry.digest)

@@ -202,13 +202,6 @@ def is_decoded(path: str) -> bool:
     return path.isascii() or not _SURROGATE.search(path)
 
 
-def make_printable_path(path: str) -> str:
-    """Replace the bytes of a path that could not be decoded, so that it can be stored as UTF-8."""
-    if is_decoded(path):
-        return path
-    return path.encode(errors="surrogateescape").decode(errors="replace")
-
-
 def legacy_name_error(name: MemberName, *, has_codec: bool) -> InvalidArchive:
     """Return the error for a user's file with a name that is not UTF-8.
 

@@ -13,7 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shared.formats.source_keys import IgnoredFile, UserFile, rank_path
+from shared.csv_reader.file_types import TAR_MAGIC_OFFSET
+from shared.formats.source_keys import (
+    IgnoredFile,
+    UserFile,
+    make_printable_path,
+    rank_path,
+)
 from worker.bundles.members import (
     CpuBudget,
     InvalidArchive,
@@ -25,7 +31,6 @@ from worker.bundles.members import (
     check_size,
     ignore_special_file,
     is_decoded,
-    make_printable_path,
     max_kept_bytes,
     special_file_error,
     truncated_error,
@@ -217,6 +222,7 @@ class TarArchive:
             body = reader.read_body(entry.size, max(kept, default=0))
             yield None
             for link, max_bytes in zip(links, kept, strict=True):
+                self._cpu.check()
                 reader.count_unpacked(entry.size)
                 yield _make_member(link.name, link.file, body[:max_bytes])
             if entry.name.number == last_number:
@@ -387,6 +393,8 @@ class _TarReader:
 def _not_a_tar_error(head: bytes) -> InvalidArchive:
     if head.startswith(GZIP_MAGIC):
         return InvalidArchive("it is packed by gzip twice; unpack it once (gunzip)")
+    if head.startswith(b"ustar", TAR_MAGIC_OFFSET):
+        return InvalidArchive("it is damaged: a header is none")
     return unknown_format_error(
         head, "it is no tar archive, be it plain or packed by gzip; pack it again"
     )

@@ -32,6 +32,9 @@ MAX_BYTES_IN_FLIGHT = 64 << 20
 
 STORED_COPIES = 2
 """How often an image is stored: unpacked, and as the image copy that a row names."""
+COUNTED_INDEX_COPIES = 20
+"""How often an index is counted. Processes hold indexes in memory, and each sweep reads all, so of
+the default budget they may take 1 GB: a small archive can have long names and paths."""
 DEFAULT_MAX_BYTES = 20_000_000_000
 
 

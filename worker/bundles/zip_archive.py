@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from shared.formats.source_keys import IgnoredFile, UserFile
+from shared.formats.source_keys import IgnoredFile, UserFile, make_printable_path
 from worker.bundles.members import (
     MAX_SIGNATURE_BYTES,
     CpuBudget,
@@ -31,7 +31,6 @@ from worker.bundles.members import (
     ignore_special_file,
     is_decoded,
     legacy_name_error,
-    make_printable_path,
     max_kept_bytes,
     special_file_error,
     unknown_format_error,

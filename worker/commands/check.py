@@ -45,6 +45,37 @@ class ExpectedImage(NamedTuple):
     last_modified: int
 
 
+class ExpectedState(NamedTuple):
+    """What the source bucket demands.
+
+    `rows` has the CSV and the `img_path` of every user with a CSV, and rejected bundles by their
+    ID. `images` are those of these users. `file_count` and `bundle_count` are the numbers of users'
+    files and of bundles in the bucket.
+    """
+
+    rows: ExpectedRows
+    images: Sequence[ExpectedImage]
+    file_count: int
+    bundle_count: int
+
+
+class ComparedCounts(NamedTuple):
+    """What a check has compared: users' files and bundles, their users, and what is published."""
+
+    files: int
+    bundles: int
+    users: int
+    rows: int
+    rejects: int
+
+
+class CheckResult(NamedTuple):
+    """The differences, one sentence each, and how much was compared."""
+
+    differences: list[str]
+    compared: ComparedCounts
+
+
 def list_source(source: ObjectStore) -> Listing:
     """LIST the whole source bucket. Raises `StoreUnavailable`."""
     listing = Listing()
@@ -97,11 +128,10 @@ def compute_expected(
     copies_images: bool,
     on_progress: ProgressCallback = ignore_progress,
     zip_names: str = "",
-) -> tuple[ExpectedRows, list[ExpectedImage]]:
-    """Return the expected CSV and `img_path` of every user with a CSV, and these users' images.
+) -> ExpectedState:
+    """Return what should be published: from the user's own files, or from those in bundles.
 
-    The CSV is the user's own or one in a bundle. Rejected bundles are included by their ID. Raises
-    `StoreUnavailable`.
+    Raises `StoreUnavailable`.
     """
     listing = list_source(source)
     csvs = read_own_csvs(source, listing, quarantined, on_progress)
@@ -116,10 +146,12 @@ def compute_expected(
     if copies_images:
         images = _exclude_uncopied_images(source, output, images)
     needed = [images[user_id] for user_id in csvs if user_id in images]
-    return {
+    rows = {
         user_id: (csv, images[user_id].path if user_id in images else "")
         for user_id, csv in csvs.items()
-    }, needed
+    }
+    file_count = len(listing.csv_etags) + sum(map(len, listing.images.values()))
+    return ExpectedState(rows, needed, file_count, len(listing.bundles))
 
 
 def _exclude_uncopied_images(
@@ -212,23 +244,29 @@ def check_buckets(
     copies_images: bool = False,
     on_progress: ProgressCallback = ignore_progress,
     zip_names: str = "",
-) -> list[str]:
+) -> CheckResult:
     """Return the differences between the two buckets; `zip_names` is the codec of ZIP_NAMES.
 
     Raises `StoreUnavailable`.
     """
     published = read_published_files(output)
     quarantined = published.find_quarantined()
-    expected_rows, images = compute_expected(
-        source, output, quarantined, copies_images, on_progress, zip_names
-    )
+    expected = compute_expected(source, output, quarantined, copies_images, on_progress, zip_names)
     differences = [] if published.output_etag else [f"there is no {OUTPUT_KEY}"]
     rows = {row.user_id: row for row in OutputCsv(published.output).iterate_rows()}
-    return [
-        *differences,
-        *find_differences(expected_rows, rows, published.rejects),
-        *find_wrong_copies(rows, images, output),
-    ]
+    differences += find_differences(expected.rows, rows, published.rejects)
+    differences += find_wrong_copies(rows, expected.images, output)
+    users = [user_id for user_id in expected.rows if parse_bundle_id(user_id) is None]
+    return CheckResult(
+        differences,
+        ComparedCounts(
+            expected.file_count,
+            expected.bundle_count,
+            len(users),
+            len(rows),
+            len(published.rejects),
+        ),
+    )
 
 
 def find_wrong_copies(

@@ -12,12 +12,13 @@ one request per file. A server without this feature stores the tar as an object:
 and each file is written separately.
 """
 
+import errno
 import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,11 +62,12 @@ MAX_PARALLEL_PUTS = 32
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A file to load, its key, and its size in bytes."""
+    """A file to load, its key, and its size in bytes. Only an argument may be a link."""
 
     path: Path
     key: str
     size: int
+    is_link: bool = False
 
 
 @dataclass(slots=True)
@@ -112,9 +114,14 @@ def make_plan(*paths: Path) -> LoadPlan:
     for path in paths:
         if path.is_dir():
             candidates += _find_files(path, plan)
+            continue
+        path.stat()  # raises the `OSError` of a file that is missing or cannot be reached
+        reason = _explain_unusable(path.resolve())
+        if reason:
+            plan.skipped.append((Path(path.name), reason))
         else:
-            path.stat()  # raises the `OSError` of a file that is missing or cannot be reached
             candidates.append((path, Path(path.name)))
+    links = {path for path in paths if path.is_symlink()}
     selected_by_name = dict[str, tuple[Path, Path]]()
     for path, relative_path in sorted(candidates, key=lambda item: rank_path(item[1].as_posix())):
         match classify_member(relative_path.as_posix()):
@@ -129,7 +136,7 @@ def make_plan(*paths: Path) -> LoadPlan:
                     plan.skipped.append((relative_path, _explain_unreadable(error)))
                     continue
                 selected_by_name[path.name] = path, relative_path
-                plan.files.append(PlannedFile(path, path.name, size))
+                plan.files.append(PlannedFile(path, path.name, size, path in links))
             case IgnoredFile(reason, is_junk):
                 (plan.junk if is_junk else plan.skipped).append((relative_path, reason))
     plan.files.sort(key=lambda file: file.key)
@@ -183,6 +190,22 @@ def _explain_unusable(path: Path) -> str | None:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
     return "it is a device, a pipe or a socket and not a file"
+
+
+def _open_file(file: PlannedFile) -> BinaryIO:
+    """Open a file. Raises `OSError` if a link, a pipe or a device has replaced it since the plan.
+
+    Another user of a shared folder must not choose which other files are loaded, or make a load
+    wait for a pipe.
+    """
+    with ExitStack() as on_error:
+        no_follow = 0 if file.is_link else os.O_NOFOLLOW
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | no_follow)
+        on_error.callback(os.close, descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no file any more")
+        on_error.pop_all()
+    return open(descriptor, "rb")  # noqa: PTH123  a descriptor has no path
 
 
 _LINK_REASON = "it is a link and not a file; load the file that it names"
@@ -262,8 +285,8 @@ class Loader:
     def _read_files(self, batch: Sequence[PlannedFile]) -> dict[str, bytes]:
         bodies: dict[str, bytes] = {}
         for file in batch:
-            with self._report_unreadable(file):
-                bodies[file.key] = file.path.read_bytes()
+            with self._report_unreadable(file), _open_file(file) as content:
+                bodies[file.key] = content.read()
         return bodies
 
     @contextmanager
@@ -312,21 +335,29 @@ class Loader:
             self._store.put(key, body)
 
     def _send_large(self, file: PlannedFile) -> tuple[int, int]:
-        is_readable = False
-        with self._report_unreadable(file), file.path.open("rb") as content:
-            content.read(1)
-            is_readable = True
-        if not is_readable:
+        content = self._open_readable(file)
+        if content is None:
             return 0, 0
-        with file.path.open("rb") as content:
+        with content:
             if self._exists(file.key, file.size, content):
                 return 0, 1
-        if file.size > MAX_SINGLE_PUT_BYTES:
-            self._minio.fput_object(self._store.bucket, file.key, str(file.path))
-            return 1, 0
+            if file.size > MAX_SINGLE_PUT_BYTES:
+                content.seek(0)
+                size = os.fstat(content.fileno()).st_size
+                self._minio.put_object(self._store.bucket, file.key, content, size)
+                return 1, 0
         bodies = self._read_files([file])
         self._put_each(bodies)
         return len(bodies), 0
+
+    def _open_readable(self, file: PlannedFile) -> BinaryIO | None:
+        with self._report_unreadable(file), ExitStack() as on_error:
+            content = on_error.enter_context(_open_file(file))
+            content.read(1)
+            content.seek(0)
+            on_error.pop_all()
+            return content
+        return None
 
 
 def is_empty(store: ObjectStore) -> bool:

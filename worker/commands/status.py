@@ -8,14 +8,22 @@ from redis import Redis
 from urllib3 import PoolManager, Timeout
 from urllib3.exceptions import HTTPError
 
+from shared.csv_reader.decoding import quote_line
 from shared.formats import rejects_csv
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Reject
-from shared.object_store import NotModified, ObjectNotFound, ObjectStore
-from shared.progress.pipeline_errors import list_errors
+from shared.object_store import (
+    NotModified,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectUnreadable,
+    StoreUnavailable,
+)
+from shared.progress.pipeline_errors import MAX_QUOTED_BYTES, list_errors, select_quotable
 from shared.progress.pipeline_status import (
     read_pipeline_status,
 )
+from shared.progress.unpacks import Unpacks, select_visible
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from shared.times import format_time
 from worker.services.server_errors import describe_cause
@@ -23,6 +31,10 @@ from worker.services.server_errors import describe_cause
 if TYPE_CHECKING:
     from shared.formats.output_csv import OutputCsv
     from shared.suspicious import SuspiciousRows
+
+
+MAX_COUNTED_BUNDLES = 100
+"""Records of bundles from which ignored members are counted: as many as GET /tasks lists."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,10 @@ class StatusReader:
     Every method raises `StoreUnavailable` or `RedisError` if a server is unavailable.
     """
 
-    def __init__(self, output: ObjectStore, client: Redis, api: ApiAddress) -> None:
+    def __init__(
+        self, source: ObjectStore, output: ObjectStore, client: Redis, api: ApiAddress
+    ) -> None:
+        self._source = source
         self._output = output
         self._redis: Any = client
         self._api = api
@@ -141,6 +156,7 @@ class StatusReader:
             "held": held_count,
             "suspicious": suspicious_rows.entry_count if suspicious_rows is not None else 0,
             "ignored": pipeline.ignored_count,
+            "ignored_members": self._count_ignored_members(),
             "dead_letters": len(pipeline.dead_letters),
             "events_waiting": pipeline.waiting_events,
             "dirty_users": dict(pipeline.dirty_counts),
@@ -151,14 +167,30 @@ class StatusReader:
             "loss_signals": dict(pipeline.loss_signals),
         }
 
+    def _count_ignored_members(self) -> int:
+        newest = Unpacks(self._redis).list_newest(MAX_COUNTED_BUNDLES)
+        return sum(status.ignored for status in select_visible(newest))
+
     def list_errors(self) -> tuple[list[dict[str, Any]], int]:
         """Return one entry per error, and the number of ignored keys, which may be more.
 
-        The entries are those of the API's route /errors.
+        The entries are those of the API's route /errors, with quotes.
         """
         self._tables.refresh(self._output)
         pipeline = read_pipeline_status(self._redis)
         rejects = list(self._tables.rejects.values())
         suspicious_rows = self._tables.suspicious_rows
-        errors = list_errors(rejects, self._tables.has_row, suspicious_rows, pipeline)
-        return list(errors), pipeline.ignored_count
+        errors = list(list_errors(rejects, self._tables.has_row, suspicious_rows, pipeline))
+        for entry, reject in select_quotable(errors, self._tables.rejects):
+            if quote := self._read_quote(reject):
+                entry["quote"] = quote
+        return errors, pipeline.ignored_count
+
+    def _read_quote(self, reject: Reject) -> str:
+        """Return the beginning of the rejected line; "" if the file is not available."""
+        try:
+            stored = self._source.get(reject.key, max_bytes=MAX_QUOTED_BYTES)
+        # The rest of the list is complete without quotes.
+        except (ObjectNotFound, ObjectUnreadable, StoreUnavailable):
+            return ""
+        return quote_line(stored.body, reject.line or 1) if stored.etag == reject.etag else ""

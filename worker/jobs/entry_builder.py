@@ -38,6 +38,7 @@ from worker.bundles.catalog import (
 from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
 from worker.bundles.members import IgnoredMembers, InvalidArchive, Member, SelectedMembers
 from worker.bundles.unpacked_folders import (
+    COUNTED_INDEX_COPIES,
     DiskBudget,
     ObjectWriter,
     OverBudget,
@@ -128,7 +129,7 @@ class ArchiveUnpacker:
                     _add_image(index, writer, digest, member)
             writer.finish()
             index_body = index.encode()
-            writer.reserve(len(index_body))
+            writer.reserve(COUNTED_INDEX_COPIES * len(index_body))
         self._folders.write_index(digest, index_body)
         since = info.last_modified
         entry = CatalogEntry(

@@ -18,8 +18,9 @@ export class ApiError extends Error {
   }
 }
 
-const needsToken = (status, problem) =>
-  status === 401 || (status === 403 && problem.type === "/docs#access-refused");
+// A 429 means that this token is wrong, like many before: only another one helps.
+export const needsToken = (status, problem) =>
+  status === 401 || status === 429 || (status === 403 && problem.type === "/docs#access-refused");
 
 export async function readProblem(response) {
   try {
@@ -40,7 +41,7 @@ export async function send(path, options = {}) {
       if (error.name === "AbortError") throw error;
       throw new ApiError(0, { detail: "The API does not answer." });
     }
-    if (response.status !== 401 && response.status !== 403) return response;
+    if (![401, 403, 429].includes(response.status)) return response;
     const problem = await readProblem(response.clone());
     if (!needsToken(response.status, problem)) return response;
     if (!(await askForToken(problem.detail, used))) return response;
@@ -117,33 +118,15 @@ export async function describeApi() {
     searchHint: parameters.find((each) => each.name === "q")?.description ?? "",
     formats: parameters.find((each) => each.name === "format").schema.enum,
     fileName: new RegExp(upload.parameters.find((each) => each.in === "path").schema.pattern, "u"),
-    canWaitForUploads: upload.parameters.some((each) => each.name === "wait"),
-    hasReceipts: "/files/{name}/receipt" in document.paths,
-    canExplain: document.paths["/data/{user_id}"].get.parameters.some((each) => each.name === "explain"),
+    links: document["x-links"] ?? [],
   };
 }
 
-export const rowPath = (key) => `/data/${encodeURIComponent(key)}`;
+// Browsers resolve the parts "." and ".." of a path, so these keys have no address. The one that
+// they get leads nowhere: otherwise it would be that of all rows.
+const DOTS = new Set([".", ".."]);
+export const rowPath = (key) => `/data/${DOTS.has(key) ? "%2F" : ""}${encodeURIComponent(key)}`;
 export const filePath = (name) => `/files/${encodeURIComponent(name)}`;
-
-// Images. With a token they are fetched, because an address must not contain it.
-const images = new Map();
-const MAX_IMAGES = 300;
-
-export async function imageSource(key, version) {
-  const path = `${rowPath(key)}/image`;
-  if (!getToken()) return path;
-  const id = `${key} ${version}`;
-  if (!images.has(id)) {
-    images.set(id, send(path).then(async (response) => (response.ok ? URL.createObjectURL(await response.blob()) : "")));
-    if (images.size > MAX_IMAGES) {
-      const [oldest, source] = images.entries().next().value;
-      images.delete(oldest);
-      source.then((address) => address && URL.revokeObjectURL(address));
-    }
-  }
-  return images.get(id);
-}
 
 // Save an answer as a file. Without a token the browser follows the link itself.
 export async function download(event, path, name) {

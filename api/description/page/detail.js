@@ -78,13 +78,13 @@ export class Detail {
     const { turn } = this;
     const isCurrent = () => this.key === key && this.turn === turn;
     try {
-      const response = await send(`${rowPath(key)}${this.api.canExplain ? "?explain=1" : ""}`);
+      const response = await send(`${rowPath(key)}?explain=1`);
       if (!response.ok && response.status !== 404) throw new ApiError(response.status, await readProblem(response));
       const { explain, ...row } = response.ok ? await response.json() : {};
       const files = await listFiles(key);
       const csv = explain?.csv ?? `${key}.csv`;
       const isKnown = !response.ok || files.some((file) => file.name === csv);
-      const receipt = this.api.hasReceipts && isKnown ? await loadReceipt(csv) : null;
+      const receipt = isKnown ? await loadReceipt(csv) : null;
       if (!isCurrent()) return;
       this.error.hidden = true;
       if (response.ok) this.showRow(row);

@@ -115,6 +115,9 @@ export function formatValue(value, display) {
   return display === "number" ? formatNumber(value) : String(value);
 }
 
+export const pluralize = (count, singular, plural = `${singular}s`) => (count === 1 ? singular : plural);
+export const formatCount = (count, singular) => `${formatNumber(count)} ${pluralize(count, singular)}`;
+
 export function formatBytes(count) {
   if (count < 1000) return `${count} B`;
   return count < 1e6 ? `${Math.round(count / 1000)} kB` : `${(count / 1e6).toFixed(1)} MB`;

@@ -38,9 +38,9 @@ export class Filters {
     return parameters.toString();
   }
 
-  // The filters that /stats takes: neither the search nor the order.
+  // The filters that /stats takes: all but the order.
   statsQuery(changes = {}) {
-    return this.query({ q: null, sort: null, ...changes });
+    return this.query({ sort: null, ...changes });
   }
 
   get isActive() {

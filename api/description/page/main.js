@@ -43,7 +43,7 @@ async function start() {
   const refreshNumbers = part(() => showNumbers(api, filters, health), 300);
   const refreshHistogram = whileVisible("histogram", part(() => histogram.show(), 1000));
   const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
-  const refreshTasks = whileVisible("tasks", part(() => tasks.show(health), 500));
+  const refreshTasks = whileVisible("tasks", part(() => tasks.show(), 500));
   const refreshFiles = whileVisible("files", part(() => files.show(), 2000));
   const refreshDetail = part(() => detail.refresh(), 300);
   let tableVersion = null;
@@ -207,7 +207,8 @@ function showExamples(api, filters) {
     return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, el("code", {}, `/data?${query}`)));
   }));
   const links = [["/docs", "The API, with examples"], ["/openapi.json", "Its description for programs (OpenAPI)"],
-    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"]];
+    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"],
+    ...api.links.map(({ title, address }) => [address, title])];
   find("links").replaceChildren(...links.map(([href, text]) => el("li", {}, el("a", { href }, text))));
 }
 

@@ -1,11 +1,12 @@
 // The headline numbers, and how fresh the rows are.
 
 import { getJson, send } from "./api.js";
-import { el, find, formatAgo, formatDuration, formatNumber, formatTime, formatValue, setText } from "./dom.js";
+import { el, find, formatAgo, formatCount, formatDuration, formatNumber, formatTime, formatValue, pluralize, setText } from "./dom.js";
 
 export async function showNumbers(api, filters, health) {
   const numbers = await getJson(`/stats?${filters.statsQuery()}`);
-  const tiles = [tile(formatNumber(numbers.count), filters.statsQuery() ? "rows match" : "rows")];
+  const words = filters.statsQuery() ? ["row matches", "rows match"] : ["row"];
+  const tiles = [tile(formatNumber(numbers.count), pluralize(numbers.count, ...words))];
   for (const statistic of api.statistics) {
     const value = numbers[statistic.name];
     const text = value === null ? "–" : formatValue(value, statistic.display === "text" ? "number" : statistic.display);
@@ -13,7 +14,7 @@ export async function showNumbers(api, filters, health) {
   }
   const count = health ? health.rejected + health.held : null;
   tiles.push(el("a", { href: "#problems", class: count ? "bad" : "" },
-    el("b", {}, count === null ? "–" : formatNumber(count)), el("span", {}, count === 1 ? "invalid file" : "invalid files")));
+    el("b", {}, count === null ? "–" : formatNumber(count)), el("span", {}, pluralize(count, "invalid file"))));
   find("numbers").replaceChildren(...tiles);
   return numbers;
 }
@@ -46,11 +47,11 @@ export function showHealth(health, isConnected) {
   const lost = health.lost_and_healed;
   place.replaceChildren(
     fact("Last change", health.last_publish_at ? formatAgo(health.last_publish_at) : "none yet", health.last_publish_at),
-    fact("Lag", health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"),
     fact("Waiting", dirty + (health.events_waiting ?? 0) ? `${formatNumber(dirty + (health.events_waiting ?? 0))} to read` : "nothing"),
-    fact("Last sweep", sweep ? `${formatAgo(sweep.at)}, ${formatNumber(sweep.objects)} files` : "none yet", sweep?.at),
-    fact("Complete up to", health.consistent_as_of ? formatAgo(health.consistent_as_of) : "not known now", health.consistent_as_of),
+    fact("Lag", health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"),
     fact("Lost and repaired", lost ? formatNumber(lost.count) : "not known", lost?.since),
+    fact("Last sweep", sweep ? `${formatAgo(sweep.at)}, ${formatCount(sweep.objects, "file")}` : "none yet", sweep?.at),
+    fact("Complete up to", health.consistent_as_of ? formatAgo(health.consistent_as_of) : "not known now", health.consistent_as_of),
     ...health.reasons.map((reason) => el("p", { class: "reason" }, reason)),
     ...health.warnings.map((warning) => el("p", { class: "warning" }, warning)));
 }

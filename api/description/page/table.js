@@ -1,7 +1,8 @@
 // The table: it has elements only for the rows that are visible, and loads rows by pages.
 
-import { ApiError, getJson, imageSource, readProblem, send } from "./api.js";
+import { ApiError, getJson, readProblem, send } from "./api.js";
 import { el, find, formatNumber, formatValue, setText } from "./dom.js";
+import { loadThumbnail } from "./images.js";
 
 const PAGE_ROWS = 200;
 const MAX_PAGES = 60;
@@ -28,6 +29,7 @@ export class Table {
     // Images first: they are small, and help to recognise a row.
     this.columns = [...api.columns.filter((each) => each.display === "image"),
       ...api.columns.filter((each) => each.display !== "image")];
+    this.hasImages = this.columns[0].display === "image";
     this.build();
   }
 
@@ -172,6 +174,11 @@ export class Table {
 
   markFresh(key) {
     this.fresh.set(key, performance.now() + FRESH_MS);
+    // Another image may have the same name.
+    for (const slot of this.pool.filter((each) => each.row?.[this.api.key.name] === key)) {
+      this.setImage(slot, null);
+      slot.isFilled = false;
+    }
     setTimeout(() => {
       this.fresh.delete(key);
       this.schedule();
@@ -250,6 +257,7 @@ export class Table {
       if (!used.has(slot) && !slot.element.hidden) {
         slot.element.hidden = true;
         slot.row = null;
+        this.setImage(slot, null);
       }
     }
     const active = this.pool[this.active % this.pool.length];
@@ -280,7 +288,7 @@ export class Table {
       return cell;
     });
     const element = el("div", { class: "row", role: "row", id: `row-${this.pool.length}`, hidden: true }, ...cells);
-    const slot = { element, cells, index: -1, row: null };
+    const slot = { element, cells, index: -1, row: null, image: null };
     element.addEventListener("click", () => {
       this.active = slot.index;
       this.schedule();
@@ -306,10 +314,18 @@ export class Table {
     slot.isFilled = true;
     element.classList.toggle("loading", row === null);
     this.columns.forEach((column, place) => {
-      if (column.display === "image") showImage(slot.cells[place], null);
-      else setText(slot.cells[place], row ? formatValue(row[column.name], column.display) : "…");
+      if (column.display !== "image") setText(slot.cells[place], row ? formatValue(row[column.name], column.display) : "…");
     });
-    slot.hasImages = false;
+    const value = row && this.hasImages ? row[this.columns[0].name] : null;
+    const image = value ? `${row[this.api.key.name]} ${value}` : null;
+    if ((slot.image?.name ?? null) !== image) this.setImage(slot, image);
+  }
+
+  // Begin with another image: `name` is that of the wanted one, or null.
+  setImage(slot, name) {
+    slot.image?.controller?.abort();
+    slot.image = name === null ? null : { name, controller: null };
+    if (this.hasImages) slot.cells[0].replaceChildren(el("span", { class: "thumb none" }));
   }
 
   // Images only after the rows have stopped moving.
@@ -320,16 +336,16 @@ export class Table {
 
   showImages() {
     for (const slot of this.pool) {
-      if (slot.element.hidden || !slot.row || slot.hasImages) continue;
-      slot.hasImages = true;
-      this.columns.forEach(async (column, place) => {
-        const { row } = slot;
-        const value = row[column.name];
-        if (column.display !== "image" || !value) return;
-        const source = await imageSource(row[this.api.key.name], value);
-        if (slot.row === row && source) showImage(slot.cells[place], source);
-      });
+      if (slot.image && !slot.image.controller) this.loadImage(slot, slot.image);
     }
+  }
+
+  async loadImage(slot, image) {
+    image.controller = new AbortController();
+    try {
+      const picture = await loadThumbnail(slot.row[this.api.key.name], image.controller.signal);
+      if (picture && slot.image === image) slot.cells[0].replaceChildren(picture);
+    } catch { /* it may be no image, or the row has left the view */ }
   }
 
   showOrder() {
@@ -362,17 +378,6 @@ export class Table {
 function cellClass(column) {
   const kinds = [column.display, column.isKey ? "key" : "", column.isNumber && column.display === "text" ? "number" : ""];
   return ["cell", ...kinds.filter(Boolean)].join(" ");
-}
-
-function showImage(cell, source) {
-  const current = cell.firstChild;
-  if (!source) {
-    if (current.tagName === "IMG") current.replaceWith(el("span", { class: "thumb none" }));
-    return;
-  }
-  const image = el("img", { class: "thumb", alt: "", src: source, decoding: "async", width: 32, height: 32 });
-  image.addEventListener("error", () => image.replaceWith(el("span", { class: "thumb none" })));
-  current.replaceWith(image);
 }
 
 // Compare by code point, as the API does; JavaScript compares UTF-16 units.

@@ -1,7 +1,7 @@
-// Rebuilds and bundles: what runs, what is done, and the button for a rebuild.
+// Rebuilds, bundles and the last sweep: what runs, what is done, and the button for a rebuild.
 
 import { getJson, request } from "./api.js";
-import { button, el, find, formatAgo, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
+import { button, el, find, formatAgo, formatCount, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
@@ -15,20 +15,20 @@ export class Tasks {
     this.start = button("Rebuild", () => this.rebuild(), "");
     this.progress = el("progress", { max: 1, value: 0, "aria-label": "Progress of the rebuild", hidden: true });
     this.text = el("p", { class: "quiet", role: "status" }, "Reads every file again. Rarely needed: it changes no row that is correct.");
+    this.list = el("ul", { class: "list", tabindex: 0, "aria-label": "The latest tasks" });
     find("rebuild").replaceChildren(this.text, this.progress, el("p", { class: "buttons" }, this.start));
   }
 
-  async show(health) {
+  async show() {
     const tasks = await getJson("/tasks");
-    const entries = tasks.slice(0, MAX_TASKS).map(buildTask);
-    const sweep = health?.last_sweep;
-    if (sweep) entries.push(buildSweep(sweep));
-    find("task-list").replaceChildren(entries.length ? el("ul", { class: "list" }, ...entries) : el("p", { class: "quiet" }, "None so far."));
+    // The same element each time, so that it stays where it was scrolled to.
+    this.list.replaceChildren(...tasks.slice(0, MAX_TASKS).map(buildTask));
+    if (tasks.length !== 0 && !this.list.isConnected) find("task-list").replaceChildren(this.list);
     const running = tasks.find((task) => task.state === "running" || task.state === "queued");
     if (running && !running.bundle && !this.followed) this.followRebuild(running.task_id);
     clearTimeout(this.timer);
     if (tasks.some((task) => !ENDED.has(task.state)) && !document.hidden) {
-      this.timer = setTimeout(() => this.show(health), 1000);
+      this.timer = setTimeout(() => this.show(), 1000);
     }
   }
 
@@ -74,23 +74,33 @@ export class Tasks {
   }
 }
 
+// What became of the users of a bundle.
+export function formatUsers({ published, users, rejected, ignored }) {
+  const parts = [`${formatNumber(published)} of ${formatCount(users, "user")}`];
+  if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
+  if (ignored) parts.push(`${formatNumber(ignored)} ignored`);
+  return parts.join(", ");
+}
+
 const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
 
 function buildTask(task) {
   const parts = [];
+  if (task.error || task.message) parts.push(task.error ?? task.message);
+  if (task.cause !== undefined) parts.push(`${formatCount(task.objects, "file")}, ${formatNumber(task.marked)} read again`);
   if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
-  if (task.users !== undefined) parts.push(`${formatNumber(task.published)} of ${formatNumber(task.users)} rows`);
-  if (task.ignored) parts.push(`${formatNumber(task.ignored)} ignored`);
-  if (task.finished_at && task.started_at) parts.push(formatDuration(measure(task)));
-  if (task.finished_at) parts.push(formatAgo(task.finished_at));
+  if (task.users !== undefined) parts.push(formatUsers(task));
+  if (task.finished_at) parts.push(`took ${formatDuration(measure(task))}`);
+  const time = task.finished_at ?? task.started_at ?? task.queued_at;
+  if (time) parts.push(formatAgo(time));
   return el("li", { class: "task" },
-    el("span", { class: "name" }, task.bundle ?? "Rebuild"),
+    el("span", { class: "name" }, nameTask(task)),
     el("span", { class: `tag ${CLASSES[task.state] ?? "warn"}` }, task.state),
-    el("span", { class: "text", title: task.finished_at ? formatTime(task.finished_at) : null },
-      [task.error, ...parts].filter(Boolean).join(" · ")));
+    el("span", { class: "text", title: time ? formatTime(time) : null }, parts.join(" · ")));
 }
 
-const buildSweep = (sweep) => el("li", { class: "task" },
-  el("span", { class: "name" }, "Sweep"), el("span", { class: "tag good" }, "done"),
-  el("span", { class: "text", title: formatTime(sweep.at) },
-    `${sweep.cause} · ${formatNumber(sweep.objects)} files, ${formatNumber(sweep.marked)} read again · ${formatAgo(sweep.at)}`));
+// A bundle is unpacked because it was dropped, a rebuild runs because someone requested it.
+function nameTask(task) {
+  if (task.bundle) return `Unpack ${task.bundle}`;
+  return task.cause === undefined ? "Requested rebuild" : `Sweep: ${task.cause}`;
+}

@@ -1,8 +1,9 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
-import { askForToken, authorization, filePath, getJson, getToken, request, rowPath, send } from "./api.js";
-import { ask, attempt, button, el, find, focusHeading, formatBytes, formatNumber, formatValue, setText } from "./dom.js";
+import { askForToken, authorization, filePath, getJson, getToken, needsToken, request } from "./api.js";
+import { ask, attempt, button, el, find, focusHeading, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
 import { fileButtons } from "./files.js";
+import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
 const WAIT_S = 5;
@@ -137,6 +138,7 @@ export class Uploads {
     this.queue.push(...items);
     this.showSummary();
     for (let number = this.running; number < PARALLEL; number += 1) this.work();
+    find("uploads").scrollIntoView({ block: "nearest" });
   }
 
   setState(item, state) {
@@ -200,8 +202,7 @@ export class Uploads {
 
   async upload(item, entry) {
     const show = (share) => this.isNewest(item) && entry.showProgress(share);
-    const query = this.api.canWaitForUploads ? `?wait=${WAIT_S}` : "";
-    const answer = await put(filePath(item.name) + query, item.file, show);
+    const answer = await put(`${filePath(item.name)}?wait=${WAIT_S}`, item.file, show);
     show(null);
     const [key, extension] = splitName(item.name);
     const result = await this.waitForResult(item.name, answer);
@@ -210,7 +211,8 @@ export class Uploads {
       this.finish(item, "rejected", "bad", "rejected", `${place}${result.reason}${result.held ? ". The last valid row stays." : ""}`);
       if (this.isNewest(item)) entry.offer(...fileButtons(item.name, entry.status, this));
     } else if (result.row) {
-      this.finish(item, "stored", "good", extension === "csv" ? "row" : "image", "");
+      if (result.warning) this.finish(item, "stored", "warn", "suspicious", result.warning);
+      else this.finish(item, "stored", "good", extension === "csv" ? "row" : "image", "");
       if (!this.isNewest(item)) return;
       entry.showValues(this.api, result.row, () => this.onOpen(result.row));
       this.showImagesOf(key);
@@ -228,32 +230,23 @@ export class Uploads {
     }
   }
 
-  // Return what became of an upload: `row`, or `reason`, `line` and `held`, or `tag` and `text`.
+  // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`,
+  // or `tag` and `text`.
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
     if (body.look_at === "/tasks") return waitForBundle(name, body);
-    if (status === 200) return body.row ? { row: body.row } : describeAlone(name);
-    if (this.api.hasReceipts) return waitForReceipt(name, body);
-    if (this.api.canWaitForUploads || !body.user_id) return STORED;
-    // Without ?wait= of the upload: reading the files again ends after what was just stored.
-    const read = await send(`${rowPath(body.user_id)}?wait=${WAIT_S}`, { method: "POST" });
-    if (read.status !== 200) return STORED;
-    const errors = await getJson("/errors?limit=1000");
-    const reject = errors.find((each) => each.key === name && each.reason);
-    if (reject) return { reason: reject.reason, line: reject.line, held: reject.kind === "held" };
-    const row = await send(rowPath(body.user_id));
-    return row.ok ? { row: await row.json() } : describeAlone(name);
+    return status === 200 ? describeResult(body) : waitForReceipt(name, body);
   }
 
   showSummary() {
     const { waiting, rejected, failed, deleted } = this.counts;
     const total = this.items.size;
     const uploaded = total - waiting - failed;
-    const parts = [total ? `${formatNumber(uploaded)} of ${count(total, "file")} uploaded` : "Nothing to upload"];
+    const parts = [total ? `${formatNumber(uploaded)} of ${formatCount(total, "file")} uploaded` : "Nothing to upload"];
     if (failed) parts.push(`${formatNumber(failed)} not uploaded`);
     if (deleted) parts.push(`${formatNumber(deleted)} deleted`);
-    if (this.skipped) parts.push(`${count(this.skipped, "hidden file")} skipped`);
+    if (this.skipped) parts.push(`${formatCount(this.skipped, "hidden file")} skipped`);
     setText(this.text, parts.join(", ") + (rejected ? ", " : ""));
     if (!rejected && document.activeElement === this.toRejected) focusHeading(this.toRejected);
     this.toRejected.hidden = !rejected;
@@ -288,7 +281,12 @@ const describeAlone = (name) => ({
   className: "warn", tag: ALONE, text: `It becomes visible with ${splitName(name)[0]}.csv: an image is named like its user's CSV.`,
 });
 
-const count = (number, noun) => `${formatNumber(number)} ${noun}${number === 1 ? "" : "s"}`;
+// What an answer or a receipt says about a version that is published.
+function describeResult({ name, result, reason, row }) {
+  if (result === "part" && !row) return describeAlone(name);
+  if (!row || !["row", "suspicious", "part"].includes(result)) return { className: "", tag: result, text: reason ?? "" };
+  return { row, warning: result === "suspicious" ? reason : null };
+}
 
 // "ada.png" is the image of "ada".
 export function splitName(name) {
@@ -385,7 +383,7 @@ async function put(path, file, onProgress) {
   for (let attempt = 0; ; attempt += 1) {
     const used = getToken();
     const answer = await putOnce(path, file, onProgress);
-    const isDenied = answer.status === 401 || answer.body.type === "/docs#access-refused";
+    const isDenied = needsToken(answer.status, answer.body);
     if (isDenied && (await askForToken(answer.body.detail, used))) continue;
     if (answer.status !== 503 || attempt >= MAX_RETRIES) return answer;
     await new Promise((resolve) => setTimeout(resolve, 1000 * (answer.retryAfter || 1)));
@@ -416,11 +414,8 @@ function putOnce(path, file, onProgress) {
 async function waitForReceipt(name, { etag }) {
   for (let number = 0; number < MAX_LOOKS; number += 1) {
     const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
-    const { result, reason, row } = receipt;
-    if (result === "rejected") return receipt;
-    if (row && (result === "row" || result === "part")) return { row };
-    if (result === "part") return describeAlone(name);
-    if (result !== "pending") return { className: "", tag: result, text: reason ?? "" };
+    if (receipt.result === "rejected") return receipt;
+    if (receipt.result !== "pending") return describeResult(receipt);
     await new Promise((resolve) => setTimeout(resolve, number < 10 ? 300 : 2000));
   }
   return STORED;
@@ -436,8 +431,8 @@ async function waitForBundle(name, { etag }) {
     // An earlier version of the bundle may be listed while this one waits.
     if (isWaiting || !task || !task.finished_at || number < 5) continue;
     if (task.state === "rejected" || task.state === "failed") return { reason: task.error ?? task.state, line: null, held: false };
-    const text = `${formatNumber(task.published)} of ${formatNumber(task.users)} rows${task.ignored ? `, ${formatNumber(task.ignored)} ignored` : ""}`;
-    return { tag: task.state, text, rows: task.published, etag };
+    const className = task.rejected || !task.users ? "warn" : "good";
+    return { className, tag: task.state, text: formatUsers(task), etag };
   }
   return STORED;
 }

@@ -316,7 +316,7 @@ class LiveRowdrop:
     def find_differences(self) -> list[str]:
         """Return the differences that `rowdrop check` finds, or why it cannot compare."""
         try:
-            return check_buckets(self.source, self.output)
+            return check_buckets(self.source, self.output).differences
         except StoreUnavailable as error:
             return [str(error)]
 

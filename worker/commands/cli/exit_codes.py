@@ -29,14 +29,6 @@ def print_json(body: object) -> None:
     click.echo(json.dumps(body, ensure_ascii=False, indent=2))
 
 
-def format_count(count: int, singular: str, plural: str = "") -> str:
-    """Return the count with its noun, and a verb if there is one.
-
-    Without `plural` the plural is the singular with an `s`.
-    """
-    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
-
-
 def exit_with_attention(ctx: click.Context, *, is_needed: bool) -> None:
     """End the command with `EXIT_ATTENTION` if something needs attention."""
     if is_needed:

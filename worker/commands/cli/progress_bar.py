@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from shared.counts import format_count
+
 
 class ProgressBar:
     """Progress output: a bar on a terminal, elsewhere a line every ten seconds.
 
-    `noun` names what is counted. `total` may change from call to call.
+    `noun` names one of what is counted. `total` may change from call to call.
     """
 
     def __init__(
@@ -16,7 +18,7 @@ class ProgressBar:
         total: int,
         out: TextIO,
         clock: Callable[[], float] = time.monotonic,
-        noun: str = "files",
+        noun: str = "file",
     ) -> None:
         self._total = total
         self._out = out
@@ -43,7 +45,7 @@ class ProgressBar:
         rate = done / max(now - self._started_at, 0.001)
         text = (
             f"[{'#' * filled_width}{'.' * (30 - filled_width)}] "
-            f"{done:,} of {self._total:,} {self._noun}, {rate:,.0f} a second"
+            f"{done:,} of {format_count(self._total, self._noun)}, {rate:,.0f} a second"
         )
         self._out.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
         if done >= self._total and is_terminal:

@@ -7,9 +7,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from shared.counts import format_count
+from shared.csv_reader.decoding import excerpt
+from shared.formats.source_keys import MAX_KEY_BYTES
 from worker.commands.cli.exit_codes import (
     exit_with_attention,
-    format_count,
     json_option,
     print_json,
 )
@@ -32,7 +34,7 @@ def _open_reader(api_url: str | None) -> StatusReader:
     process = "worker" if is_container() else "api"
     clients = open_clients(process, "minio", "redis")
     api = find_api(clients.settings, api_url)
-    return StatusReader(clients.output, clients.redis, api)
+    return StatusReader(clients.source, clients.output, clients.redis, api)
 
 
 def _check_url(_ctx: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
@@ -111,15 +113,23 @@ def check(ctx: click.Context, as_json: bool) -> None:
     from worker.commands.check import check_buckets  # noqa: PLC0415  pandas: slow
 
     clients = open_clients("worker", "minio")
-    progress = ProgressBar(0, sys.stderr, noun="CSV files")
+    progress = ProgressBar(0, sys.stderr, noun="CSV file")
     settings = clients.settings
-    differences = check_buckets(
+    differences, compared = check_buckets(
         clients.source, clients.output, settings.copy_images, progress, settings.zip_names
     )
+    count = len(differences)
     if as_json:
-        print_json({"count": len(differences), "differences": differences})
+        fields = {"count": count, "differences": differences, "compared": compared._asdict()}
+        print_json(fields)
     else:
-        click.echo("\n".join([*differences, format_count(len(differences), "difference")]))
+        summary = (
+            f"{format_count(compared.users, 'user')} with a CSV, in "
+            f"{format_count(compared.files, 'file')} and {format_count(compared.bundles, 'bundle')}"
+            f", compared with {format_count(compared.rows, 'row')} and "
+            f"{format_count(compared.rejects, 'reject')}"
+        )
+        click.echo("\n".join([*differences, summary, format_count(count, "difference")]))
     exit_with_attention(ctx, is_needed=bool(differences))
 
 
@@ -129,7 +139,8 @@ def check(ctx: click.Context, as_json: bool) -> None:
 def list_errors(ctx: click.Context, as_json: bool) -> None:
     """List rejects, suspicious rows, ignored keys and dead letters.
 
-    Each has its reason and what to do. The exit code is 1 if there are some, except suspicious
+    Each has its reason and what to do, and the first ones the beginning of the line that is
+    rejected. The exit code is 1 if there are some, except suspicious
     rows: they are valid, and only probably wrong.
     """
     errors, ignored_count = _open_reader(None).list_errors()
@@ -160,6 +171,7 @@ def format_status(status: dict[str, Any]) -> list[str]:
             "valid values that are probably wrong",
         ),
         "ignored": _format_if_any(status["ignored"], "other file"),
+        "members": _format_ignored_members(status["ignored_members"]),
         "dead letters": _format_if_any(status["dead_letters"], "unreadable event"),
         "pending": _format_counts(status["dirty_users"]) or "nothing",
         "events": _format_if_any(status["events_waiting"], "unprocessed event"),
@@ -197,6 +209,11 @@ def _format_trust_state(state: str, sweep: dict[str, Any] | None) -> str:
     return "not known: drops may have been missed, and the next sweep repairs that"
 
 
+def _format_ignored_members(count: int) -> str:
+    words = ("member of a bundle is not read", "members of bundles are not read")
+    return f"{format_count(count, *words)}: GET /tasks says why" if count else ""
+
+
 def _format_if_any(count: int, singular: str, plural: str = "") -> str:
     return format_count(count, singular, plural) if count else ""
 
@@ -218,8 +235,12 @@ def _format_changes(previous: dict[str, Any] | None, status: dict[str, Any]) -> 
 def _format_error(error: dict[str, Any]) -> list[str]:
     line = f", line {error['line']}" if error["line"] else ""
     since = f" since {error['since']}" if error["since"] else ""
-    return [
-        f"{error['key'] or '(unknown key)'}{line}: {error['kind']}{since}",
-        f"  {error['reason']}",
-        f"  {error['remedy']}",
-    ]
+    # A key may contain control characters, which must not reach the terminal.
+    key = excerpt(error["key"], MAX_KEY_BYTES) if error["key"] else "(unknown key)"
+    lines = [f"{key}{line}: {error['kind']}{since}", f"  {error['reason']}"]
+    if quote := error.get("quote"):
+        lines.append(f"  the line is: {quote}")
+    lines.append(f"  {error['remedy']}")
+    if error["file"]:
+        lines.append(f"  the file in the API: {error['file']}")
+    return lines

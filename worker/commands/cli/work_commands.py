@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from shared.counts import format_count
+from shared.formats.source_keys import make_printable_path
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
 from shared.times import format_time
-from worker.bundles.members import make_printable_path
 from worker.commands.bulk_work import (
     RecordLost,
     read_rebuild,
@@ -23,7 +24,6 @@ from worker.commands.cli.exit_codes import (
     EXIT_FAILED,
     CommandFailed,
     exit_with_attention,
-    format_count,
     json_option,
     print_json,
 )
@@ -57,7 +57,7 @@ def sweep(wait: bool, as_json: bool) -> None:
             click.echo("The sweep is queued.  rowdrop status shows when it has run.")
         return
     click.echo("Waiting for a worker to compare the bucket …", err=True)
-    last_sweep = run_sweep(clients, ProgressBar(0, sys.stderr, noun="users"))
+    last_sweep = run_sweep(clients, ProgressBar(0, sys.stderr, noun="user"))
     if as_json:
         print_json({"state": "done", "last_sweep": last_sweep.to_json()})
     else:
@@ -81,7 +81,7 @@ def rebuild(wait: bool, as_json: bool) -> None:
         task_id = request_rebuild(rebuilds, clients.tasks)
         if wait:
             click.echo("Waiting for a worker to start the rebuild …", err=True)
-            progress = ProgressBar(0, sys.stderr, noun="users")
+            progress = ProgressBar(0, sys.stderr, noun="user")
             status = wait_for_rebuild(rebuilds, task_id, progress)
         else:
             status = read_rebuild(rebuilds, task_id)

@@ -39,6 +39,7 @@ from shared.redis_keys import (
     PROBE,
     PROBE_OF_VERSION_1,
     PUBLISH_DONE_CHANNEL,
+    REBUILD_IDS,
     REBUILD_PREFIX,
     REBUILD_QUEUED,
     REBUILD_RUNNING,
@@ -221,8 +222,8 @@ REDIS_RULES: Mapping[str, str] = {
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _KEYS_READ_BY_API),
-            f"~{API_PROCESSES} ~{API_POLLS} ~{REBUILD_QUEUED} ~{_REBUILD_KEY_PATTERN}"
-            f" &{PUBLISH_DONE_CHANNEL}",
+            f"~{API_PROCESSES} ~{API_POLLS} ~{REBUILD_QUEUED} ~{REBUILD_IDS}"
+            f" ~{_REBUILD_KEY_PATTERN} &{PUBLISH_DONE_CHANNEL}",
             _NON_ADMIN_RULES,
             _SEND_RULES,
             f"(+rpush %W~{FAST_EVENTS})",  # POST /events
