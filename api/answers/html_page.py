@@ -88,6 +88,7 @@ def render_rows_page(
     non_empty = {name: value for name, value in parameters.items() if value}
     sections = [
         "<h1>Rowdrop</h1>",
+        '<p><a href="/">The page with live updates</a></p>',
         _render_form(non_empty, [each for column in columns for each in column.filters]),
         f"<p>{place} of {format_count(total, 'user')}</p>",
         _render_page_links(query, total, non_empty),
@@ -195,7 +196,7 @@ def _render_cells(row: dict[str, Any], columns: Sequence[Column], key: str) -> I
 
 def _format_date(milliseconds: int) -> str:
     try:
-        return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %B %Y").lstrip("0")
+        return (_EPOCH + timedelta(milliseconds=milliseconds)).strftime("%d %b %Y").lstrip("0")
     except OverflowError:  # beyond the year 9999: output.csv was edited by hand
         return str(milliseconds)
 

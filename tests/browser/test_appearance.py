@@ -11,6 +11,12 @@ from tests.browser.test_drops import ADA, HEADER
 NARROW = {"width": 360, "height": 740}
 WIDE = {"width": 1400, "height": 900}
 SERIOUS = {"serious", "critical"}
+MIN_TARGET_PX = 40
+"""Least height of what is pressed with a finger."""
+
+_HEIGHTS = """() => [...document.querySelectorAll("button, .button, input, select, summary")]
+    .filter((each) => each.offsetParent && !each.closest(".bars"))
+    .map((each) => [each.outerHTML, each.getBoundingClientRect().height])"""
 
 
 def fill(page: RowdropPage) -> None:
@@ -50,6 +56,13 @@ def test_narrow_page_needs_no_sideways_scrolling(open_tab: OpenPage) -> None:
     page.row("ada").click()
     expect(page.find("#detail .card-body .fields")).to_be_visible()
     assert page.tab.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
+    heights = page.tab.evaluate(_HEIGHTS)
+    assert [text for text, height in heights if height < MIN_TARGET_PX] == []
+
+
+def test_device_without_mouse_is_not_asked_to_drop(open_tab: OpenPage) -> None:
+    page = open_tab(viewport=NARROW, has_touch=True, is_mobile=True)
+    expect(page.find("#drop-title")).to_have_text("Add your first file")
 
 
 def test_dark_page_is_dark(open_tab: OpenPage) -> None:

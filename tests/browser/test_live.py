@@ -52,4 +52,25 @@ def test_page_links_to_what_runs(page: RowdropPage, rowdrop: RunShProcess) -> No
 def test_health_is_shown_in_words_and_colour(page: RowdropPage) -> None:
     expect(page.find("#health")).to_have_text("Live and up to date")
     expect(page.find("#health")).to_have_class("pill good")
-    expect(page.find("#freshness")).to_contain_text("Lost and repaired")
+    expect(page.find("#facts")).to_contain_text("Lost and repaired")
+    meaning = page.find("#freshness dd").filter(has_text="Every file dropped before this time")
+    expect(meaning).to_be_hidden()
+    page.tab.get_by_text("What this means").click()
+    expect(meaning).to_be_visible()
+
+
+def test_health_and_ages_are_updated_without_a_change(page: RowdropPage) -> None:
+    page.drop(("bad.csv", "nothing\n"))
+    page.find("#problems").scroll_into_view_if_needed()
+    age = page.problem("bad.csv").locator("time")
+    expect(age).to_be_visible()
+    page.tab.route("**/changes", lambda _: None)  # nothing is announced
+    page.tab.clock.install()
+    page.tab.reload()
+    expect(page.find("#facts")).to_contain_text("Complete up to")
+    page.find("#problems").scroll_into_view_if_needed()
+    expect(age).not_to_contain_text("min")
+    with page.tab.expect_request("**/health/ready"):
+        page.tab.clock.fast_forward("20")
+    page.tab.clock.fast_forward("04:00")
+    expect(age).to_have_text("4 min ago")

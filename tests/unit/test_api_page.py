@@ -20,8 +20,10 @@ from tests.unit.test_api_routes import Service
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 NAME = "rowdrop.example.org"
-MAX_PAGE_BYTES = 40_000
+MAX_PAGE_BYTES = 45_000
 """Limit of all files of the page, compressed."""
+MIN_BORDER_CONTRAST = 3
+"""Least contrast of what shows where a field is (WCAG 2.2, 1.4.11)."""
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
 each_script = pytest.mark.parametrize("name", SCRIPTS)
@@ -196,6 +198,25 @@ def test_page_preloads_every_module() -> None:
     }
     assert preloaded == imported
     assert imported | {"main.js"} == SCRIPTS.keys()
+
+
+def test_page_fields_have_visible_borders() -> None:
+    """The colours of a theme come first in the style sheet: light, then dark."""
+    colours = re.findall(r"--(card|border): #([0-9a-f]+);", FILES["style.css"])
+    assert [name for name, _ in colours] == ["card", "border"] * 2
+    for (_, card), (_, border) in (colours[:2], colours[2:]):
+        darker, lighter = sorted(map(measure_luminance, (card, border)))
+        assert (lighter + 0.05) / (darker + 0.05) >= MIN_BORDER_CONTRAST
+
+
+def measure_luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, as WCAG 2 defines it."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_page_sends_browsers_without_scripts_to_the_rows() -> None:

@@ -62,10 +62,11 @@ export class Filters {
     this.set(Object.fromEntries(this.names.map((name) => [name, name === "sort" ? this.values.sort ?? null : null])));
   }
 
-  // Sort by a column; a second call reverses the order, a third one ends it.
+  // Sort by a column; a second call reverses the order, a third one ends it: then by key.
   toggleSort(name) {
     const next = { [name]: `-${name}`, [`-${name}`]: null };
-    this.set({ sort: this.values.sort in next ? next[this.values.sort] : name });
+    const current = this.values.sort ?? this.api.key.name;
+    this.set({ sort: current in next ? next[current] : name });
   }
 
   curl() {
@@ -91,6 +92,7 @@ export class Filters {
     this.inputs.set("sort", sort);
     const copy = button("Copy as curl", async () => {
       await copyText(this.curl());
+      copy.style.minWidth = `${copy.offsetWidth}px`; // the fields beside it stay in place
       setText(copy, "Copied");
       setTimeout(() => setText(copy, "Copy as curl"), 2000);
     }, "");

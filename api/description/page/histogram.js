@@ -18,7 +18,11 @@ export class Histogram {
 
   async show() {
     const parts = await Promise.all(this.ranges.map((range) => this.build(range)));
-    find("histogram").replaceChildren(...parts);
+    const place = find("histogram");
+    const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    place.replaceChildren(...parts);
+    // The keyboard stays at its bar.
+    if (focused !== null) (place.querySelector(`[data-key="${focused}"]`) ?? place.querySelector("button"))?.focus({ preventScroll: true });
   }
 
   async build({ low, high, kind }) {
@@ -39,6 +43,7 @@ export class Histogram {
       bar.style.height = `calc(${100 * share}% - ${1.2 * share}rem)`; // the label is below it
       return el("button", {
         type: "button",
+        "data-key": `${low.name} ${bin.min ?? ""}`,
         title: `${range}: ${formatNumber(bin.count)}`,
         "aria-label": `${kind} ${range}: ${formatNumber(bin.count)}`,
         "aria-pressed": String(isInside),

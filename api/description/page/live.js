@@ -87,3 +87,10 @@ export function follow({ onTable, onStatus, onConnection }) {
   });
   run();
 }
+
+// Call `action` in this interval while the tab is visible, and when it becomes visible.
+export function repeatWhileVisible(action, intervalMs) {
+  const run = () => document.hidden || action();
+  setInterval(run, intervalMs);
+  document.addEventListener("visibilitychange", run);
+}

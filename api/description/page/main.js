@@ -1,12 +1,12 @@
 // Put the parts of the page together.
 
 import { describeApi, download } from "./api.js";
-import { attempt, button, el, find, formatNumber, setText, throttle } from "./dom.js";
+import { attempt, button, el, find, formatNumber, refreshTimes, setText, throttle } from "./dom.js";
 import { Detail } from "./detail.js";
 import { Files } from "./files.js";
 import { Filters } from "./filters.js";
 import { Histogram } from "./histogram.js";
-import { follow } from "./live.js";
+import { follow, repeatWhileVisible } from "./live.js";
 import { loadHealth, showHealth, showNumbers } from "./overview.js";
 import { Problems } from "./problems.js";
 import { countText, Table } from "./table.js";
@@ -14,6 +14,7 @@ import { Tasks } from "./tasks.js";
 import { Uploads } from "./uploads.js";
 
 const CLOCK_MS = 5000;
+const HEALTH_MS = 15000; // "complete up to" changes without an event
 const SETTLE_MS = 2500;
 
 let health = null;
@@ -30,6 +31,7 @@ async function start() {
   const tasks = new Tasks();
   const files = new Files(uploads);
   showHints(api, uploads);
+  showDropTitle(false);
 
   // Each part shows its own failure or keeps what it has; the notice is for what concerns all.
   const part = (action, intervalMs) => throttle(async () => {
@@ -40,7 +42,7 @@ async function start() {
       if (error.name !== "AbortError") showNotice(error.message);
     }
   }, intervalMs);
-  const refreshNumbers = part(() => showNumbers(api, filters, health), 300);
+  const refreshNumbers = part(() => showNumbers(api, filters), 300);
   const refreshHistogram = whileVisible("histogram", part(() => histogram.show(), 1000));
   const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
   const refreshTasks = whileVisible("tasks", part(() => tasks.show(), 500));
@@ -48,7 +50,7 @@ async function start() {
   const refreshDetail = part(() => detail.refresh(), 300);
   let tableVersion = null;
   const refreshTable = part(() => table.refresh(tableVersion), 50);
-  const refreshHealth = part(async () => {
+  const refreshHealth = throttle(async () => {
     health = (await loadHealth()) ?? health;
     showHealth(health, isConnected);
   }, 500);
@@ -66,14 +68,14 @@ async function start() {
     find("table").hidden = isEmpty;
     const text = find("table-empty");
     text.hidden = !isEmpty;
-    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first drop makes the first row.");
+    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first file makes the first row.");
     const isFirst = isEmpty && !filters.isActive;
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
     find("drop-example").hidden = isFirst;
     find("filters").hidden = isFirst;
     find("histogram").hidden = isFirst || !histogram.ranges.length;
-    setText(find("drop-title"), isFirst ? "Drop your first file here" : "Drop files here");
+    showDropTitle(isFirst);
   }
 
   async function onRow(row, isSingle) {
@@ -91,7 +93,7 @@ async function start() {
   await Promise.all([table.restart(), refreshNumbers()]);
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
-  refreshHealth().then(refreshNumbers);
+  refreshHealth();
   function refreshAll() {
     refreshNumbers();
     refreshHistogram();
@@ -125,9 +127,8 @@ async function start() {
       showHealth(health, isConnected);
     },
   });
-  setInterval(() => { // ages grow without an event
-    if (!document.hidden) showHealth(health, isConnected);
-  }, CLOCK_MS);
+  repeatWhileVisible(refreshTimes, CLOCK_MS);
+  repeatWhileVisible(refreshHealth, HEALTH_MS);
 }
 
 // Return an action that waits until the section can be seen.
@@ -153,6 +154,13 @@ function showNotice(text) {
   const notice = find("notice");
   notice.hidden = !text;
   setText(notice, text);
+}
+
+// Without a mouse nothing can be dropped.
+function showDropTitle(isFirst) {
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  const texts = isTouch ? ["Add files", "Add your first file"] : ["Drop files here", "Drop your first file here"];
+  setText(find("drop-title"), texts[Number(isFirst)]);
 }
 
 // -- texts that follow from the description ------------------------------------------------------

@@ -1,25 +1,29 @@
 // The headline numbers, and how fresh the rows are.
 
 import { getJson, send } from "./api.js";
-import { el, find, formatAgo, formatCount, formatDuration, formatNumber, formatTime, formatValue, pluralize, setText } from "./dom.js";
+import { ago, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText } from "./dom.js";
 
-export async function showNumbers(api, filters, health) {
+// The tiles keep their elements, and so the keyboard its place.
+export async function showNumbers(api, filters) {
   const numbers = await getJson(`/stats?${filters.statsQuery()}`);
   const words = filters.statsQuery() ? ["row matches", "rows match"] : ["row"];
-  const tiles = [tile(formatNumber(numbers.count), pluralize(numbers.count, ...words))];
+  const texts = [[formatNumber(numbers.count), pluralize(numbers.count, ...words)]];
   for (const statistic of api.statistics) {
     const value = numbers[statistic.name];
     const text = value === null ? "–" : formatValue(value, statistic.display === "text" ? "number" : statistic.display);
-    tiles.push(tile(text, statistic.title));
+    texts.push([text, statistic.title]);
   }
-  const count = health ? health.rejected + health.held : null;
-  tiles.push(el("a", { href: "#problems", class: count ? "bad" : "" },
-    el("b", {}, count === null ? "–" : formatNumber(count)), el("span", {}, pluralize(count, "invalid file"))));
-  find("numbers").replaceChildren(...tiles);
-  return numbers;
+  const invalid = find("invalid");
+  const place = find("numbers");
+  while (place.children.length <= texts.length) invalid.before(el("div", {}, el("b"), el("span")));
+  texts.forEach((each, index) => showTile(place.children[index], ...each));
+  invalid.hidden = false;
 }
 
-const tile = (text, title) => el("div", {}, el("b", {}, text), el("span", {}, title));
+function showTile(tile, text, title) {
+  setText(tile.firstElementChild, text);
+  setText(tile.lastElementChild, title);
+}
 
 // Return the body of /health/ready, which also comes with a 503; null if there is none.
 export async function loadHealth() {
@@ -37,21 +41,21 @@ export function showHealth(health, isConnected) {
   const [kind, text] = judge(health, isConnected);
   pill.className = `pill ${kind}`;
   setText(pill, text);
-  const place = find("freshness");
-  if (!health) {
-    place.replaceChildren();
-    return;
-  }
-  const dirty = Object.values(health.dirty_users ?? {}).reduce((sum, count) => sum + count, 0);
+  find("freshness").hidden = !health;
+  if (!health) return;
+  const invalid = health.rejected + health.held;
+  showTile(find("invalid"), formatNumber(invalid), pluralize(invalid, "invalid file"));
+  find("invalid").classList.toggle("bad", invalid > 0);
+  const waiting = Object.values(health.dirty_users ?? {}).reduce((sum, count) => sum + count, health.events_waiting ?? 0);
   const sweep = health.last_sweep;
   const lost = health.lost_and_healed;
-  place.replaceChildren(
-    fact("Last change", health.last_publish_at ? formatAgo(health.last_publish_at) : "none yet", health.last_publish_at),
-    fact("Waiting", dirty + (health.events_waiting ?? 0) ? `${formatNumber(dirty + (health.events_waiting ?? 0))} to read` : "nothing"),
-    fact("Lag", health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"),
-    fact("Lost and repaired", lost ? formatNumber(lost.count) : "not known", lost?.since),
-    fact("Last sweep", sweep ? `${formatAgo(sweep.at)}, ${formatCount(sweep.objects, "file")}` : "none yet", sweep?.at),
-    fact("Complete up to", health.consistent_as_of ? formatAgo(health.consistent_as_of) : "not known now", health.consistent_as_of),
+  find("facts").replaceChildren(
+    fact("Last change", health.last_publish_at ? [ago(health.last_publish_at)] : ["none yet"]),
+    fact("Waiting", [waiting ? `${formatNumber(waiting)} to read` : "nothing"]),
+    fact("Lag", [health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"]),
+    fact("Lost and repaired", [lost ? formatNumber(lost.count) : "not known"]),
+    fact("Last sweep", sweep ? [ago(sweep.at), `, ${formatCount(sweep.objects, "file")}`] : ["none yet"]),
+    fact("Complete up to", health.consistent_as_of ? [ago(health.consistent_as_of)] : ["not known now"]),
     ...health.reasons.map((reason) => el("p", { class: "reason" }, reason)),
     ...health.warnings.map((warning) => el("p", { class: "warning" }, warning)));
 }
@@ -65,5 +69,4 @@ function judge(health, isConnected) {
   return ["good", "Live and up to date"];
 }
 
-const fact = (name, text, time) =>
-  el("span", { title: time ? formatTime(time) : null }, `${name}: `, el("b", {}, text));
+const fact = (name, parts) => el("span", {}, `${name}: `, el("b", {}, ...parts));

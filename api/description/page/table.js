@@ -9,7 +9,7 @@ const MAX_PAGES = 60;
 const OVERSCAN = 8;
 const MAX_HEIGHT = 12e6; // browsers limit the height of an element
 const FRESH_MS = 4000;
-const IMAGE_DELAY_MS = 120;
+const REST_DELAY_MS = 120;
 const RETRY_MS = 100;
 const MAX_RETRIES = 30;
 
@@ -26,6 +26,7 @@ export class Table {
     this.fresh = new Map(); // key -> time until which it is highlighted
     this.pool = [];
     this.active = 0;
+    this.places = new Map(); // key -> index of the rows that were visible last
     // Images first: they are small, and help to recognise a row.
     this.columns = [...api.columns.filter((each) => each.display === "image"),
       ...api.columns.filter((each) => each.display !== "image")];
@@ -35,9 +36,9 @@ export class Table {
 
   build() {
     this.headers = this.columns.map((column) => {
-      const sort = el("button", { type: "button", tabindex: -1, onclick: () => this.filters.toggleSort(column.name) },
+      const name = `Sort by ${column.title}`;
+      const sort = el("button", { type: "button", title: name, "aria-label": name, onclick: () => this.filters.toggleSort(column.name) },
         column.display === "image" ? "" : column.title);
-      sort.setAttribute("aria-label", `Sort by ${column.title}`);
       return el("div", { class: cellClass(column), role: "columnheader" }, sort);
     });
     this.headRow = el("div", { class: "row head", role: "row", "aria-rowindex": 1 }, ...this.headers);
@@ -93,7 +94,9 @@ export class Table {
     for (const controller of this.loading.values()) controller.abort();
     this.loading.clear();
     this.pages.clear();
+    this.places.clear();
     this.active = 0;
+    this.activeKey = undefined;
     this.scroller.scrollTop = 0;
     this.showOrder();
     await this.load(0);
@@ -149,17 +152,39 @@ export class Table {
 
   store(number, rows, total) {
     this.showError(null);
+    const top = this.scroller.scrollTop * this.scale;
     this.highlightChanges(this.pages.get(number)?.rows, rows);
     this.pages.delete(number);
     this.pages.set(number, { rows, isStale: false });
     if (this.pages.size > MAX_PAGES) this.pages.delete(this.pages.keys().next().value);
     if (total !== this.total) {
       this.total = total;
-      this.active = Math.max(0, Math.min(this.active, total - 1));
       this.layOut();
     }
+    this.followRows(top);
     this.onTotal(total);
     this.render();
+  }
+
+  // Rows that appear or disappear above the view do not move it, but at the top new rows are shown.
+  // The active row stays the same one. `top` is where the view was.
+  followRows(top) {
+    const active = this.findLoaded(this.activeKey) ?? this.active;
+    this.active = Math.max(0, Math.min(active, this.total - 1));
+    if (top < 1 || !this.isCurrent()) return;
+    for (const [key, before] of this.places) {
+      const index = this.findLoaded(key);
+      if (index === null) continue;
+      const position = (top + (index - before) * this.rowHeight) / this.scale;
+      // Setting it stops a scrolling that is going on.
+      if (Math.abs(position - this.scroller.scrollTop) >= 1) this.scroller.scrollTop = position;
+      return;
+    }
+  }
+
+  // Whether all visible rows are of the latest version that is known.
+  isCurrent() {
+    return this.visiblePages().every((number) => this.pages.get(number)?.isStale === false);
   }
 
   // Rows that another client has changed are highlighted, too.
@@ -247,24 +272,42 @@ export class Table {
     while (this.pool.length < count) this.pool.push(this.buildRow());
     // With scaled positions rows are placed relative to the view.
     const shift = this.scroller.scrollTop - this.scroller.scrollTop * this.scale;
-    const used = new Set();
+    // A row keeps its element, and so its image, wherever it is placed.
+    const key = this.api.key.name;
+    const slots = new Map(this.pool.filter((slot) => slot.row).map((slot) => [slot.row[key], slot]));
+    const free = new Set(this.pool);
+    const chosen = [];
     for (let index = first; index < last; index += 1) {
-      const slot = this.pool[index % this.pool.length];
-      used.add(slot);
-      this.fill(slot, index, shift);
+      const slot = slots.get(this.getRow(index)?.[key]);
+      chosen.push(free.delete(slot) ? slot : null);
     }
-    for (const slot of this.pool) {
-      if (!used.has(slot) && !slot.element.hidden) {
-        slot.element.hidden = true;
-        slot.row = null;
-        this.setImage(slot, null);
-      }
+    const others = [...free];
+    chosen.forEach((slot, place) => this.fill(slot ?? others.pop(), first + place, shift));
+    for (const slot of others.filter((each) => !each.element.hidden)) {
+      slot.element.hidden = true;
+      slot.index = -1;
+      slot.row = null;
+      slot.isFilled = false;
+      this.setImage(slot, null);
     }
-    const active = this.pool[this.active % this.pool.length];
-    if (active?.index === this.active && used.has(active)) this.scroller.setAttribute("aria-activedescendant", active.element.id);
+    const active = this.pool.find((slot) => slot.index === this.active);
+    if (active) this.scroller.setAttribute("aria-activedescendant", active.element.id);
     else this.scroller.removeAttribute("aria-activedescendant");
+    this.notePlaces();
     this.loadVisible();
-    this.scheduleImages();
+    this.scheduleRest();
+  }
+
+  // Remember which rows are visible, for followRows().
+  notePlaces() {
+    this.activeKey = this.getRow(this.active)?.[this.api.key.name];
+    if (!this.isCurrent()) return;
+    this.places.clear();
+    const end = Math.min(this.total, this.firstVisible + Math.ceil(this.viewHeight / this.rowHeight));
+    for (let index = this.firstVisible; index < end; index += 1) {
+      const row = this.getRow(index);
+      if (row) this.places.set(row[this.api.key.name], index);
+    }
   }
 
   loadVisible() {
@@ -328,10 +371,22 @@ export class Table {
     if (this.hasImages) slot.cells[0].replaceChildren(el("span", { class: "thumb none" }));
   }
 
-  // Images only after the rows have stopped moving.
-  scheduleImages() {
-    clearTimeout(this.imageTimer);
-    this.imageTimer = setTimeout(() => this.showImages(), IMAGE_DELAY_MS);
+  // What is left for when the rows have stopped moving.
+  scheduleRest() {
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => {
+      this.orderElements();
+      this.showImages();
+    }, REST_DELAY_MS);
+  }
+
+  // A screen reader reads the elements in this order.
+  orderElements() {
+    const visible = this.pool.filter((slot) => !slot.element.hidden).sort((one, other) => one.index - other.index);
+    visible.forEach(({ element }, place) => {
+      const current = this.body.children[place];
+      if (current !== element) this.body.insertBefore(element, current);
+    });
   }
 
   showImages() {
@@ -349,14 +404,10 @@ export class Table {
   }
 
   showOrder() {
-    const sort = this.filters.values.sort ?? "";
+    const sort = this.filters.values.sort ?? this.api.key.name;
     this.columns.forEach((column, place) => {
-      const direction = sort === column.name ? "ascending" : sort === `-${column.name}` ? "descending" : null;
-      const head = this.headers[place];
-      if (direction) head.setAttribute("aria-sort", direction);
-      else head.removeAttribute("aria-sort");
-      if (column.display === "image") return;
-      setText(head.firstChild, column.title + (direction ? (direction === "ascending" ? " ↑" : " ↓") : ""));
+      const direction = sort === column.name ? "ascending" : sort === `-${column.name}` ? "descending" : "none";
+      this.headers[place].setAttribute("aria-sort", direction); // the style sheet shows it as an arrow
     });
   }
 

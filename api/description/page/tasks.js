@@ -1,7 +1,7 @@
 // Rebuilds, bundles and the last sweep: what runs, what is done, and the button for a rebuild.
 
 import { getJson, request } from "./api.js";
-import { button, el, find, formatAgo, formatCount, formatDuration, formatNumber, formatTime, setText } from "./dom.js";
+import { ago, button, el, find, formatCount, formatDuration, formatNumber, setText } from "./dom.js";
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
@@ -92,11 +92,10 @@ function buildTask(task) {
   if (task.users !== undefined) parts.push(formatUsers(task));
   if (task.finished_at) parts.push(`took ${formatDuration(measure(task))}`);
   const time = task.finished_at ?? task.started_at ?? task.queued_at;
-  if (time) parts.push(formatAgo(time));
   return el("li", { class: "task" },
     el("span", { class: "name" }, nameTask(task)),
     el("span", { class: `tag ${CLASSES[task.state] ?? "warn"}` }, task.state),
-    el("span", { class: "text", title: time ? formatTime(time) : null }, parts.join(" · ")));
+    el("span", { class: "text" }, parts.join(" · "), parts.length && time ? " · " : null, time ? ago(time) : null));
 }
 
 // A bundle is unpacked because it was dropped, a rebuild runs because someone requested it.
