@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATHS = (
@@ -124,11 +124,18 @@ class RowdropPage:
         """Return the entry of an invalid file."""
         return self.find("#problem-list li").filter(has_text=name)
 
-    def choose_file(self, opener: Locator, name: str, text: str) -> None:
+    def answer(self, name: str) -> None:
+        """Press a button of the question that the page asks."""
+        self.find("dialog.ask").get_by_role("button", name=name).click()
+
+    def choose_file(
+        self, opener: Locator, name: str, content: bytes | str, media_type: str = "text/csv"
+    ) -> None:
         """Press a button that asks for a file, and choose one."""
         with self.tab.expect_file_chooser() as chooser:
             opener.click()
-        file: Any = {"name": name, "mimeType": "text/csv", "buffer": text.encode()}
+        buffer = content.encode() if isinstance(content, str) else content
+        file: FilePayload = {"name": name, "mimeType": media_type, "buffer": buffer}
         chooser.value.set_files(file)
 
     def close(self) -> None:

@@ -240,6 +240,7 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
             "**/stats?*",
             lambda route: answer(route, {"count": 2, "average_weight": 6, "filters": {}}),
         )
+        page.tab.route("**/data/1?*", lambda route: answer(route, rows[0]))
         page.tab.route("**/changes", lambda route: route.fulfill(status=200, body=""))
         page.open()
         headings = page.tab.get_by_role("columnheader")
@@ -250,5 +251,11 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
         expect(page.find("#row-count")).to_have_text("2 match")
         assert page.tab.url.endswith("/?min_weeks=3")
         expect(page.find("#examples")).to_contain_text("/data?has_colour=true")
+        expect(page.find("#drop-example")).to_contain_text("colour,weight ↵ red,5")
+        page.rows.first.click()
+        expect(page.find("#detail")).to_contain_text("Paint")
+        # Without a column of images there is no button for one.
+        buttons = page.find("#detail .buttons button:visible")
+        expect(buttons).to_have_text(["Read again", "Delete this row"])
         page.complaints = [each for each in page.complaints if "503" not in each]
         page.close()

@@ -41,7 +41,7 @@ def test_dropped_file_becomes_a_highlighted_row(page: RowdropPage) -> None:
     expect(page.row("ada")).to_have_class(FRESH)
     expect(page.row("ada")).to_contain_text("Lovelace")
     expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
-    expect(page.find("#upload-summary")).to_have_text("1 of 1 file")
+    expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
     expect(page.find("#numbers")).to_contain_text(re.compile(r"1row(?!s)"))
     # The highlighting ends.
     expect(page.row("ada")).not_to_have_class(FRESH)
@@ -53,17 +53,26 @@ def test_broken_file_shows_its_reason_until_it_is_replaced(page: RowdropPage) ->
     expect(upload).to_contain_text("rejected")
     expect(upload).to_contain_text("line 2: birthts")
     expect(page.problem("ada.csv")).to_contain_text("Ada,Lovelace,soon")  # the quoted line
-    page.choose_file(upload.get_by_role("button", name="Replace"), "corrected.csv", ADA)
+    replace = upload.get_by_role("button", name="Replace")
+    page.choose_file(replace, "corrected.csv", ADA)
+    expect(page.find("dialog.ask")).to_contain_text("Upload corrected.csv as ada.csv?")
+    page.answer("Cancel")
+    expect(upload).to_contain_text("rejected")
+    page.choose_file(replace, "corrected.csv", ADA)
+    page.answer("Upload")
     expect(page.row("ada")).to_contain_text("Lovelace")
     expect(page.problem("ada.csv")).to_have_count(0)
     expect(page.find("#problem-count")).to_have_text("")
+    # The new result has replaced the old one.
+    expect(upload).to_have_count(1)
+    expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
 
 
 def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> None:
     page.drop(("ada.csv", ADA))
     expect(page.row("ada")).to_be_visible()
     page.drop(("ada.csv", f"{HEADER}Ada,Lovelace\n"))
-    expect(page.upload("ada.csv").first).to_contain_text("The last valid row stays")
+    expect(page.upload("ada.csv")).to_contain_text("The last valid row stays")
     expect(page.problem("ada.csv")).to_contain_text("old row stays")
     expect(page.row("ada")).to_be_visible()
 
@@ -80,16 +89,57 @@ def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio
     page.drop(("notes.txt", "hello"), ("ada.csv", ADA), ("empty.csv", ""))
     expect(page.upload("notes.txt")).to_contain_text("not uploaded")
     expect(page.upload("empty.csv")).to_contain_text("the file is empty")
-    expect(page.find("#upload-summary")).to_have_text("3 of 3 files, 2 not uploaded")
+    expect(page.find("#upload-summary")).to_have_text("1 of 3 files uploaded, 2 not uploaded")
     assert [each.object_name for each in s3.list_objects("src-data")] == ["ada.csv"]
 
 
-def test_problem_is_deleted_after_a_second_click(page: RowdropPage) -> None:
+def test_rejected_files_are_the_first_of_the_list(page: RowdropPage) -> None:
     page.drop(("ada.csv", "nothing\n"))
-    problem = page.problem("ada.csv")
-    problem.get_by_role("button", name="Delete").click()
-    problem.get_by_role("button", name="Really delete?").click()
-    expect(page.problem("ada.csv")).to_have_count(0)
+    expect(page.upload("ada.csv")).to_contain_text("rejected")
+    page.drop(("bob.csv", ADA), ("carl.csv", ADA))
+    expect(page.find("#upload-summary")).to_have_text("3 of 3 files uploaded, 1 rejected")
+    expect(page.find("#upload-list > li").first).to_contain_text("ada.csv")
+    page.button("1 rejected").click()
+    expect(page.upload("ada.csv")).to_be_focused()
+
+
+def test_deletion_asks_and_is_seen_in_the_list_of_uploads(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "nothing\n"), ("bob.csv", "nothing\n"))
+    page.problem("ada.csv").get_by_role("button", name="Delete").click()
+    page.answer("Cancel")
+    expect(page.problem("ada.csv").get_by_role("button", name="Delete")).to_be_focused()
+    for name in ("ada.csv", "bob.csv"):
+        page.problem(name).get_by_role("button", name="Delete").click()
+        expect(page.find("dialog.ask")).to_contain_text(f"Delete {name}?")
+        page.answer("Delete")
+        expect(page.problem(name)).to_have_count(0)
+        expect(page.upload(name).locator(".tag")).to_have_text("deleted")
+    expect(page.find("#upload-summary")).to_have_text("2 of 2 files uploaded, 2 deleted")
+    # The keyboard stays where the list was.
+    expect(page.find("#problems-title")).to_be_focused()
+    expect(page.find("#problem-list")).to_contain_text("no file is rejected")
+
+
+def test_failed_deletion_says_why_at_its_button(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "nothing\n"))
+    answer = {"status": 503, "json": {"detail": "MinIO does not answer."}}
+    page.tab.route("**/files/ada.csv", lambda route: route.fulfill(**answer))
+    for entry in (page.upload("ada.csv"), page.problem("ada.csv")):
+        entry.get_by_role("button", name="Delete").click()
+        page.answer("Delete")
+        expect(entry).to_contain_text("MinIO does not answer.")
+    # The browser itself reports each 503.
+    page.complaints = [each for each in page.complaints if "503" not in each]
+
+
+def test_image_says_which_csv_it_waits_for(page: RowdropPage, tmp_path: Path) -> None:
+    image = tmp_path / "IMG_2041.png"
+    image.write_bytes(PNG)
+    page.find("#files-input").set_input_files(image)
+    expect(page.upload("IMG_2041.png")).to_contain_text("visible with IMG_2041.csv")
+    expect(page.upload("IMG_2041.png").locator(".tag")).not_to_have_class("tag good")
+    page.drop(("IMG_2041.csv", ADA))
+    expect(page.upload("IMG_2041.png").locator(".tag")).to_have_text("image")
 
 
 def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> None:
@@ -105,11 +155,6 @@ def test_image_becomes_the_picture_of_its_row(page: RowdropPage, s3: Minio) -> N
 def choose_image(page: RowdropPage, name: str, content: bytes) -> None:
     file: FilePayload = {"name": name, "mimeType": "image/png", "buffer": content}
     page.find("#files-input").set_input_files([file])
-
-
-def test_image_without_a_csv_says_what_is_missing(page: RowdropPage) -> None:
-    choose_image(page, "ada.png", PNG)
-    expect(page.upload("ada.png")).to_contain_text("the user has no valid CSV yet")
 
 
 def test_dropped_image_replaces_one_of_the_same_name(page: RowdropPage) -> None:
@@ -143,15 +188,18 @@ def test_detail_shows_history_and_changes_the_file(page: RowdropPage) -> None:
     expect(detail).to_contain_text(re.compile("Published.+ later"))
     expect(detail).to_contain_text(re.compile("Earlier versions.+: a valid row"))
     page.button("Read again").click()
-    expect(detail.get_by_role("status").filter(has_text="Read again.")).to_be_visible()
+    expect(detail.get_by_role("status").filter(has_text="Read just now.")).to_be_visible()
     replace = detail.locator(".file").get_by_role("button", name="Replace")
     page.choose_file(replace, "other.csv", ADA.replace("Lovelace", "King"))
-    expect(detail).to_be_hidden()
+    page.answer("Upload")
     expect(page.row("ada")).to_contain_text("King")
-    page.row("ada").click()
-    detail.get_by_role("button", name="Delete").click()
-    detail.get_by_role("button", name="Really delete?").click()
+    expect(detail.locator(".card-body")).to_contain_text("King")
+    detail.locator(".file").get_by_role("button", name="Delete").click()
+    page.answer("Delete")
     expect(page.row("ada")).to_have_count(0)
+    expect(detail).to_contain_text("This row is gone.")
+    # The browser itself reports that the row is not found.
+    page.complaints = [each for each in page.complaints if "404" not in each]
 
 
 def test_problem_is_read_again(page: RowdropPage) -> None:
@@ -179,8 +227,10 @@ def test_file_is_fixed_and_found_by_keyboard_alone(page: RowdropPage) -> None:
     move_to("Choose files")
     choose("ada.csv", f"{HEADER}Ada,Lovelace,soon\n")
     expect(page.upload("ada.csv")).to_contain_text("line 2")
-    move_to("Replace the file")
+    move_to("Replace")
     choose("corrected.csv", ADA)
+    move_to("Upload")
+    page.tab.keyboard.press("Enter")
     expect(page.row("ada")).to_be_visible()
     move_to("Search")
     page.tab.keyboard.type("lovelace")
@@ -220,8 +270,9 @@ def test_member_of_bundle_is_replaced_by_a_file_of_its_own(
     problem = page.problem("people.zip#ada.csv")
     expect(problem.get_by_role("button", name="Read again")).to_be_visible()
     expect(problem.get_by_role("button", name="Delete")).to_have_count(0)
-    replace = problem.get_by_role("button", name="Replace the file")
+    replace = problem.get_by_role("button", name="Replace")
     page.choose_file(replace, "corrected.csv", ADA)
+    page.answer("Upload")
     expect(page.row("ada")).to_be_visible()
     expect(page.problem("people.zip")).to_have_count(0)
     names = [each.object_name for each in s3.list_objects("src-data")]
@@ -247,6 +298,6 @@ def test_folder_of_200_files_becomes_200_rows(open_tab: OpenPage, tmp_path: Path
     page = open_tab()
     page.find("#folder-input").set_input_files(tmp_path / "people")
     expect(page.find("#upload-summary")).to_have_text(
-        "200 of 200 files, 1 hidden file skipped", timeout=60_000
+        "200 of 200 files uploaded, 1 hidden file skipped", timeout=60_000
     )
     expect(page.find("#row-count")).to_have_text("200")

@@ -1,93 +1,219 @@
 // The card of one row: its image, its values, and the files that it comes from.
 
-import { filePath, getJson, request, rowPath } from "./api.js";
-import { button, el, find, formatDuration, formatTime, formatValue, setText } from "./dom.js";
-import { buildFile } from "./files.js";
-import { showImage } from "./images.js";
+import { ApiError, filePath, getJson, readProblem, request, rowPath, send } from "./api.js";
+import { ask, attempt, button, el, find, focusHeading, formatDuration, formatTime, formatValue, setText } from "./dom.js";
+import { showFiles } from "./files.js";
+import { chooseFile, splitName } from "./uploads.js";
 
 export class Detail {
   constructor(api, uploads) {
     this.api = api;
     this.uploads = uploads;
+    this.key = null;
+    this.turn = 0; // the newest refresh counts
+    this.imageColumn = api.columns.find((each) => each.display === "image");
     this.dialog = find("detail");
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog) this.dialog.close();
     });
     this.dialog.addEventListener("close", () => (this.key = null));
+    this.build();
+  }
+
+  build() {
+    this.title = el("h2", { id: "detail-title" });
+    this.gone = el("p", { class: "notice", role: "status" });
+    this.picture = el("img", { hidden: true });
+    for (const end of ["load", "error"]) {
+      this.picture.addEventListener(end, () => {
+        this.picture.hidden = end === "error";
+        URL.revokeObjectURL(this.picture.src);
+      });
+    }
+    this.fields = el("dl", { class: "fields" });
+    this.body = el("div", { class: "card-body" }, this.picture, this.fields);
+    this.list = el("ul", { class: "list" });
+    this.noFiles = el("p", { class: "quiet" });
+    this.story = el("div", {});
+    this.error = el("p", { class: "error", role: "alert", hidden: true });
+    this.status = el("span", {});
+    this.changePicture = button("", () => this.uploadPicture());
+    this.asJson = el("a", { class: "button small" }, "As JSON");
+    this.actions = el("span", { class: "buttons" }, this.changePicture,
+      button("Read again", () => attempt(this.status, () => this.readAgain(), "Reading …")), this.asJson,
+      button("Delete this row", () => attempt(this.status, () => this.removeRow()), "small danger"));
+    this.dialog.replaceChildren(
+      el("div", { class: "heading" }, this.title, button("Close", () => this.dialog.close())),
+      this.error, this.gone, this.body,
+      el("h3", {}, "Files"), this.list, this.noFiles, this.story,
+      el("p", { class: "buttons" }, this.actions, this.status));
   }
 
   async show(row) {
     this.key = row[this.api.key.name];
+    setText(this.title, this.key);
+    // What was begun for another row does not end here.
+    const status = el("span", { class: "quiet", role: "status" });
+    this.status.replaceWith(status);
+    this.status = status;
+    setText(this.noFiles, "Loading …");
+    this.noFiles.hidden = false;
+    this.list.replaceChildren();
+    this.story.replaceChildren();
+    this.error.hidden = true;
+    this.picture.hidden = true;
+    this.picture.alt = `Image of ${this.key}`;
+    this.pictureVersion = null;
+    this.asJson.href = rowPath(this.key);
+    this.showRow(row);
+    if (!this.dialog.open) this.dialog.showModal();
+    await this.refresh();
+  }
+
+  // Show what the row is now: after each change of the table.
+  async refresh() {
     const { key } = this;
-    const picture = el("img", { alt: `Image of ${key}`, hidden: true });
-    const fields = this.api.columns.map((column) => [
+    if (key === null) return;
+    this.turn += 1;
+    const { turn } = this;
+    const isCurrent = () => this.key === key && this.turn === turn;
+    try {
+      const response = await send(`${rowPath(key)}?explain=1`);
+      if (!response.ok && response.status !== 404) throw new ApiError(response.status, await readProblem(response));
+      const { explain, ...row } = response.ok ? await response.json() : {};
+      const files = await listFiles(key);
+      const csv = explain?.csv ?? `${key}.csv`;
+      const isKnown = !response.ok || files.some((file) => file.name === csv);
+      const receipt = isKnown ? await loadReceipt(csv) : null;
+      if (!isCurrent()) return;
+      this.error.hidden = true;
+      if (response.ok) this.showRow(row);
+      else this.showGone(receipt);
+      this.showFiles(files, response.ok);
+      this.showStory(explain, receipt);
+      if (response.ok) await this.showImage(row, files);
+    } catch (error) {
+      if (!isCurrent()) return;
+      this.error.hidden = false;
+      setText(this.error, error.message);
+    }
+  }
+
+  showRow(row) {
+    this.gone.hidden = true;
+    this.body.hidden = false;
+    this.actions.hidden = false;
+    this.fields.replaceChildren(...this.api.columns.map((column) => [
       el("dt", { title: column.description }, column.title),
       el("dd", { title: column.display === "date" ? String(row[column.name]) : null }, formatValue(row[column.name], column.display) || "–"),
-    ]).flat();
-    const files = el("ul", { class: "list" }, el("li", { class: "quiet" }, "Loading …"));
-    const story = el("div", {});
-    const status = el("span", { class: "quiet", role: "status" });
-    const readAgain = button("Read again", async () => {
-      setText(status, "Reading …");
-      try {
-        await request(`${rowPath(key)}?wait=5`, { method: "POST" });
-        setText(status, "Read again.");
-      } catch (error) {
-        setText(status, error.message);
-      }
-    });
-    this.dialog.replaceChildren(
-      el("div", { class: "heading" }, el("h2", { id: "detail-title" }, key), button("Close", () => this.dialog.close())),
-      el("div", { class: "card-body" }, picture, el("dl", { class: "fields" }, ...fields)),
-      el("h3", {}, "Files"), files, story,
-      el("p", { class: "buttons" }, readAgain, el("a", { class: "button small", href: rowPath(key) }, "As JSON"), status));
-    if (!this.dialog.open) this.dialog.showModal();
-    await Promise.all([this.showImage(row, picture), this.showFiles(key, files), this.showStory(key, story)]);
+    ]).flat());
+    this.changePicture.hidden = !this.imageColumn;
+    if (!this.imageColumn) return;
+    const hasImage = Boolean(row[this.imageColumn.name]);
+    setText(this.changePicture, hasImage ? "Replace picture" : "Add picture");
+    if (hasImage) return;
+    this.picture.hidden = true;
+    this.pictureVersion = null;
+  }
+
+  showGone(receipt) {
+    if (this.actions.contains(document.activeElement)) focusHeading(this.title);
+    this.body.hidden = true;
+    this.actions.hidden = true;
+    this.gone.hidden = false;
+    const place = receipt?.line ? `line ${receipt.line}: ` : "";
+    const reason = receipt?.result === "rejected" ? ` ${receipt.name} is rejected: ${place}${receipt.reason}` : "";
+    setText(this.gone, `This row is gone.${reason}`);
+  }
+
+  showFiles(files, isRow) {
+    showFiles(this.list, files, this.uploads);
+    this.noFiles.hidden = files.length > 0;
+    setText(this.noFiles, isRow ? "None of its own: it comes from a bundle." : "None.");
   }
 
   // From which files the row was made, and when; then earlier versions of its CSV.
-  async showStory(key, place) {
-    try {
-      const { explain } = await getJson(`${rowPath(key)}?explain=1`);
-      const facts = listTimes(explain);
-      const sources = [explain.csv, explain.image].filter(Boolean).join(", ");
-      if (sources) facts.unshift(["Made from", sources]);
-      if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
-      if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
-      if (facts.length) place.append(el("h3", {}, "How it came here"), buildFacts(facts));
-      if (explain.csv !== `${key}.csv`) return; // members of bundles have none
-      const { history } = await getJson(`${filePath(explain.csv)}/receipt`);
-      // The same version may have been read and published several times.
-      const isSame = (one, other) => one.etag === other.etag && one.image === other.image;
-      const earlier = history.filter((entry, place) => place > 0 && history.findIndex((each) => isSame(each, entry)) === place);
-      if (!earlier.length) return;
-      place.append(el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...earlier.map((entry) =>
-        el("li", {}, `${entry.published_at ? formatTime(entry.published_at) : "At an unknown time"}: ${entry.reason ?? "a valid row"}`))));
-    } catch (error) {
-      place.append(el("p", { class: "quiet" }, error.message));
-    }
+  showStory(explain, receipt) {
+    const facts = explain ? listFacts(explain) : [];
+    const history = receipt?.history ?? [];
+    // The same version may have been read and published several times.
+    const isSame = (one, other) => one.etag === other.etag && one.image === other.image;
+    const earlier = history.filter((entry, place) =>
+      (place > 0 || !explain) && history.findIndex((each) => isSame(each, entry)) === place);
+    this.story.replaceChildren();
+    if (facts.length) this.story.append(el("h3", {}, "How it came here"), buildFacts(facts));
+    if (!earlier.length) return;
+    this.story.append(el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...earlier.map((entry) =>
+      el("li", {}, `${entry.published_at ? formatTime(entry.published_at) : "At an unknown time"}: ${entry.reason ?? "a valid row"}`))));
   }
 
-  async showImage(row, picture) {
-    if (!this.api.columns.some((each) => each.display === "image" && row[each.name])) return;
-    await showImage(picture, row[this.api.key.name]).catch(() => {}); // it may be no image
+  async showImage(row, files) {
+    const value = this.imageColumn && row[this.imageColumn.name];
+    const file = files.find((each) => value?.endsWith(`/${each.name}`));
+    const version = `${value} ${file?.etag}`;
+    if (!value || this.pictureVersion === version) return;
+    this.pictureVersion = version;
+    // Fetched, because the browser does not ask again for an image with an address that it shows.
+    const response = await send(`${rowPath(this.key)}/image`);
+    const content = response.ok ? await response.blob() : null;
+    if (content && this.pictureVersion === version) this.picture.src = URL.createObjectURL(content);
   }
 
-  async showFiles(key, list) {
-    try {
-      const found = await getJson(`/files?limit=100&prefix=${encodeURIComponent(`${key}.`)}`);
-      const own = found.filter((file) => file.user_id === key);
-      // What becomes of a file that replaces one is shown on the page, not on the card.
-      const replace = (name) => {
-        this.dialog.close();
-        this.uploads.replace(name);
-      };
-      list.replaceChildren(...(own.length ? own.map((file) => buildFile(file, replace))
-        : [el("li", { class: "quiet" }, "None of its own: it comes from a bundle.")]));
-    } catch (error) {
-      list.replaceChildren(el("li", { class: "error" }, error.message));
-    }
+  // -- actions ---------------------------------------------------------------------------------
+  async readAgain() {
+    const response = await request(`${rowPath(this.key)}?wait=5`, { method: "POST" });
+    await this.refresh();
+    return response.status === 200 ? "Read just now." : "It will be read soon.";
   }
+
+  async uploadPicture() {
+    const { key } = this;
+    const file = await chooseFile("image/*");
+    if (!file) return;
+    await attempt(this.status, async () => {
+      const extension = splitName(file.name)[1].toLowerCase();
+      const name = `${key}.${extension}`;
+      if (!file.type.startsWith("image/") || !this.api.fileName.test(name)) throw new Error(`An image of the type ${extension} is not read.`);
+      const own = await listFiles(key);
+      const result = await this.uploads.send(file, name);
+      // A picture of another type is another file, and would come back after the deletion of this one.
+      const replaced = own.filter((each) => each.name !== name && splitName(each.name)[1] !== "csv");
+      for (const each of replaced) await this.uploads.deleteFile(each.name);
+      await this.refresh();
+      return `Uploaded: ${result}`;
+    }, "Uploading …");
+  }
+
+  async removeRow() {
+    const { key } = this;
+    const names = (await listFiles(key)).map((file) => file.name);
+    if (!names.length) throw new Error("It has no file of its own: delete it in its bundle.");
+    if (!(await ask(`Delete the row ${key}?`, `Its files are deleted: ${names.join(", ")}. This cannot be undone.`, "Delete", "danger"))) return "";
+    // The CSV last: after a failure the row is still there, and so is this button.
+    names.sort((one, other) => (splitName(one)[1] === "csv") - (splitName(other)[1] === "csv"));
+    for (const name of names) await this.uploads.deleteFile(name);
+    this.uploads.onChange();
+    return "Deleted.";
+  }
+}
+
+async function listFiles(key) {
+  const files = await getJson(`/files?limit=1000&prefix=${encodeURIComponent(`${key}.`)}`);
+  return files.filter((file) => file.user_id === key);
+}
+
+async function loadReceipt(name) {
+  const response = await send(`${filePath(name)}/receipt`);
+  return response.ok ? response.json() : null;
+}
+
+function listFacts(explain) {
+  const sources = [explain.csv, explain.image].filter(Boolean).join(", ");
+  const facts = sources ? [["Made from", sources]] : [];
+  facts.push(...listTimes(explain));
+  if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
+  if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
+  return facts;
 }
 
 // The times of a result; each but the first as the time since the one before.

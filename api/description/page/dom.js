@@ -22,37 +22,80 @@ export function button(text, onclick, className = "small") {
   return el("button", { type: "button", class: className, onclick }, text);
 }
 
-// A button that asks again before it acts.
-export function confirmButton(text, question, action) {
-  let timer = 0;
-  const reset = () => {
-    clearTimeout(timer);
-    timer = 0;
-    setText(it, text);
-    delete it.dataset.asks;
-  };
-  const it = button(text, () => {
-    if (timer) {
-      reset();
-      action();
-      return;
-    }
-    setText(it, question);
-    it.dataset.asks = "";
-    timer = setTimeout(reset, 5000);
-  }, "small danger");
-  it.addEventListener("blur", reset);
-  return it;
+// Do what a button says. `status` says `busy` meanwhile, and then what `action` returns, or why it
+// failed.
+export async function attempt(status, action, busy = "") {
+  status.classList.remove("error");
+  setText(status, busy);
+  try {
+    setText(status, (await action()) ?? "");
+  } catch (error) {
+    status.classList.add("error");
+    setText(status, error.message);
+  }
 }
 
-// Replace the elements of a list; the keyboard stays at its place. Return false, and replace
-// nothing, while a button of the list asks for confirmation.
-export function replaceEntries(list, ...entries) {
-  if (list.querySelector("[data-asks]")) return false;
-  const place = [...list.querySelectorAll("a, button")].indexOf(document.activeElement);
-  list.replaceChildren(...entries);
-  if (place >= 0) [...list.querySelectorAll("a, button")].slice(0, place + 1).at(-1)?.focus();
-  return true;
+// Ask before something is done. Return whether it may be done.
+export function ask(title, text, action, className) {
+  const giveFocusBack = rememberFocus(document.activeElement.closest("ul, ol"));
+  const dialog = el("dialog", { class: "ask", role: "alertdialog", "aria-labelledby": "ask-title", "aria-describedby": "ask-text" },
+    el("form", { method: "dialog" },
+      el("h2", { id: "ask-title" }, title),
+      el("p", { id: "ask-text" }, text),
+      el("p", { class: "buttons" },
+        el("button", { class: className, value: "yes" }, action),
+        el("button", { value: "", autofocus: true }, "Cancel"))));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      giveFocusBack();
+      resolve(dialog.returnValue === "yes");
+    }, { once: true });
+  });
+}
+
+const listControls = (list) => [...list.querySelectorAll("a, button")];
+
+// Remember where the focus is in a list. The returned function puts it to what took the place of an
+// element that is gone, or to the heading: without that the keyboard begins at the top of the page.
+function rememberFocus(list) {
+  const focused = document.activeElement;
+  const place = list ? listControls(list).indexOf(focused) : -1;
+  return () => {
+    if (place < 0 || focused.isConnected) return;
+    const controls = listControls(list);
+    if (controls.length) controls[Math.min(place, controls.length - 1)].focus();
+    else focusHeading(list);
+  };
+}
+
+export function focusHeading(element) {
+  const heading = element.closest("section, dialog").querySelector("h2");
+  heading.tabIndex = -1;
+  heading.focus();
+}
+
+// Show these entries. Elements of unchanged entries stay, with the focus. `build` gets an entry and
+// its status element, which stays while an entry has the same `identify(entry, index)`.
+export function replaceEntries(list, entries, identify, build) {
+  const giveFocusBack = rememberFocus(list);
+  const known = new Map([...list.children].map((element) => [element.entryId, element]));
+  const wanted = entries.map((entry, index) => {
+    const id = identify(entry, index);
+    const version = JSON.stringify(entry);
+    const old = known.get(id);
+    if (old?.entryVersion === version) return old;
+    const entryStatus = old?.entryStatus ?? el("span", { class: "text", role: "status" });
+    return Object.assign(build(entry, entryStatus), { entryId: id, entryVersion: version, entryStatus });
+  });
+  const kept = new Set(wanted);
+  for (const element of [...list.children]) if (!kept.has(element)) element.remove();
+  wanted.forEach((element, index) => {
+    if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
+  });
+  giveFocusBack();
 }
 
 const numbers = new Intl.NumberFormat();

@@ -1,7 +1,7 @@
 // The files of the bucket, page by page.
 
 import { download, filePath, request } from "./api.js";
-import { ago, button, confirmButton, el, find, formatBytes, replaceEntries, setText } from "./dom.js";
+import { ago, attempt, button, el, find, formatBytes, replaceEntries, setText } from "./dom.js";
 
 const PAGE = 20;
 
@@ -11,6 +11,7 @@ export class Files {
     this.prefix = "";
     this.starts = [""]; // the names after which the pages begin
     this.list = el("ul", { class: "list" });
+    this.empty = el("p", { class: "quiet", hidden: true });
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.previous = button("Previous", () => this.move(-1));
     this.next = button("Next", () => this.move(1));
@@ -25,7 +26,7 @@ export class Files {
         this.show();
       }, 250);
     });
-    find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list,
+    find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list, this.empty,
       el("p", { class: "pager" }, this.previous, this.next, this.range));
   }
 
@@ -46,8 +47,9 @@ export class Files {
       this.error.hidden = true;
       setText(this.range, files.length ? `${files[0].name} to ${files.at(-1).name}` : "");
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
-      replaceEntries(this.list, ...(files.length ? files.map((file) => buildFile(file, (name) => this.uploads.replace(name)))
-        : [el("li", { class: "quiet" }, this.prefix ? "No file begins with this." : "None yet.")]));
+      showFiles(this.list, files, this.uploads);
+      this.empty.hidden = files.length > 0;
+      setText(this.empty, this.prefix ? "No file begins with this." : "None yet.");
     } catch (error) {
       this.error.hidden = false;
       setText(this.error, error.message);
@@ -57,20 +59,22 @@ export class Files {
   }
 }
 
-export function buildFile(file, replace) {
-  const status = el("span", { class: "text", role: "status" });
-  const remove = confirmButton("Delete", "Really delete?", async () => {
-    try {
-      await request(filePath(file.name), { method: "DELETE" });
-      setText(status, "Deleted.");
-    } catch (error) {
-      setText(status, error.message);
-    }
-  });
-  return el("li", { class: "file" },
-    el("a", { class: "name", href: filePath(file.name), download: file.name, onclick: (event) => download(event, filePath(file.name), file.name) }, file.name),
+export function showFiles(list, files, uploads) {
+  replaceEntries(list, files, (file) => file.name, (file, status) => el("li", { class: "file" },
+    fileLink(file.name, status),
     el("span", { class: "quiet" }, `${formatBytes(file.size)} · `, ago(file.last_modified)),
-    el("span", { class: "actions" }, button("Replace", () => replace(file.name)), remove),
+    el("span", { class: "actions" }, ...fileButtons(file.name, status, uploads)),
     file.ignored ? el("span", { class: "text" }, `Ignored: ${file.ignored}`) : null,
-    status);
+    status));
 }
+
+export const fileButtons = (name, status, uploads) => [
+  button("Replace", () => uploads.replace(name, status)),
+  button("Delete", () => attempt(status, async () => ((await uploads.remove(name)) ? "Deleted." : "")), "small danger"),
+];
+
+// A failed download is shown in `status`.
+export const fileLink = (name, status) => el("a", {
+  class: "name", href: filePath(name), download: name,
+  onclick: (event) => attempt(status, () => download(event, filePath(name), name)),
+}, name);

@@ -24,12 +24,3 @@ export async function loadThumbnail(key, signal) {
   image.close();
   return picture;
 }
-
-// Show the whole image in an element, when it is loaded.
-export async function showImage(picture, key) {
-  const response = await fetchImage(key);
-  const address = URL.createObjectURL(await response.blob());
-  picture.addEventListener("load", () => (picture.hidden = false));
-  for (const end of ["load", "error"]) picture.addEventListener(end, () => URL.revokeObjectURL(address));
-  picture.src = address;
-}

@@ -1,7 +1,7 @@
 // Put the parts of the page together.
 
 import { describeApi, download } from "./api.js";
-import { button, el, find, formatNumber, refreshTimes, setText, throttle } from "./dom.js";
+import { attempt, button, el, find, formatNumber, refreshTimes, setText, throttle } from "./dom.js";
 import { Detail } from "./detail.js";
 import { Files } from "./files.js";
 import { Filters } from "./filters.js";
@@ -23,7 +23,7 @@ let isConnected = false;
 async function start() {
   const api = await describeApi();
   const filters = new Filters(api, () => showQuery());
-  const uploads = new Uploads(api, { onRow, onOpen: (row) => detail.show(row) });
+  const uploads = new Uploads(api, { onRow, onOpen: (row) => detail.show(row), onChange: () => refreshAll() });
   const detail = new Detail(api, uploads);
   const table = new Table(api, filters, { onOpen: (row) => detail.show(row), onTotal: showTotal });
   const histogram = new Histogram(api, filters);
@@ -47,6 +47,7 @@ async function start() {
   const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
   const refreshTasks = whileVisible("tasks", part(() => tasks.show(), 500));
   const refreshFiles = whileVisible("files", part(() => files.show(), 2000));
+  const refreshDetail = part(() => detail.refresh(), 300);
   let tableVersion = null;
   const refreshTable = part(() => table.refresh(tableVersion), 50);
   const refreshHealth = throttle(async () => {
@@ -71,6 +72,7 @@ async function start() {
     const isFirst = isEmpty && !filters.isActive;
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
+    find("drop-example").hidden = isFirst;
     find("filters").hidden = isFirst;
     find("histogram").hidden = isFirst || !histogram.ranges.length;
     showDropTitle(isFirst);
@@ -80,7 +82,7 @@ async function start() {
     const key = row[api.key.name];
     if (isSingle) {
       await table.refresh();
-      await table.reveal(key);
+      await table.reveal(key).catch((error) => showNotice(error.message));
     } else {
       table.markFresh(key);
     }
@@ -92,13 +94,14 @@ async function start() {
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
   refreshHealth();
-  const refreshAll = () => {
+  function refreshAll() {
     refreshNumbers();
     refreshHistogram();
     refreshProblems();
     refreshTasks();
     refreshFiles();
-  };
+    refreshDetail();
+  }
   // Later once more: other processes of the API follow within two seconds.
   let settling = 0;
   const refreshAllLater = () => {
@@ -166,28 +169,33 @@ function showHints(api, uploads) {
   const header = inFile.map((column) => column.name).join(",");
   const record = inFile.map((column) => column.example).join(",");
   const name = `${api.key.example}.csv`;
+  const content = `${header}\n${record}\n`;
+  const save = () => button("Save an example", () => {
+    const address = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    el("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+  });
   setText(find("drop-hint"), `A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.`);
+  find("drop-example").replaceChildren(el("span", {}, "The file's name is the key: ", el("code", {}, name)),
+    el("code", {}, `${header} ↵ ${record}`), save());
   find("first-steps").replaceChildren(el("div", { class: "steps" },
     el("p", {}, "A file has one record, and its name is the key of its row. For example ", el("code", {}, name), ":"),
     el("pre", {}, el("code", {}, `${header}\n${record}`)),
     el("p", { class: "quiet" }, inFile.map((column) => `${column.name}: ${column.description}`).join("; ")),
     el("p", { class: "buttons" },
-      button("Drop this example", () => uploads.add([{ file: new File([`${header}\n${record}\n`], name), path: name }]), ""),
-      button("Save it as a file", () => {
-        const address = URL.createObjectURL(new Blob([`${header}\n${record}\n`], { type: "text/csv" }));
-        el("a", { href: address, download: name }).click();
-        setTimeout(() => URL.revokeObjectURL(address), 60000);
-      }, ""))));
+      button("Drop this example", () => uploads.add([{ file: new File([content], name), path: name }]), ""),
+      save())));
 }
 
 function showDownloads(api, filters) {
   const query = filters.query();
   setText(find("download-hint"), filters.isActive ? "The rows that match the filters, as:" : "All rows, as:");
+  const status = el("span", { role: "status" });
   find("download-links").replaceChildren(...api.formats.filter((format) => format !== "html").map((format) => {
     const path = `/data?${query ? `${query}&` : ""}format=${format}`;
     const name = `rowdrop.${format}`;
-    return el("a", { class: "button", href: path, download: name, onclick: (event) => download(event, path, name) }, format.toUpperCase());
-  }));
+    return el("a", { class: "button", href: path, download: name, onclick: (event) => attempt(status, () => download(event, path, name)) }, format.toUpperCase());
+  }), status);
 }
 
 function showExamples(api, filters) {

@@ -1,7 +1,8 @@
 // The files and events that are not rows, or only in part, with what can be done about them.
 
 import { request, rowPath } from "./api.js";
-import { ago, button, confirmButton, el, find, formatNumber, replaceEntries, setText } from "./dom.js";
+import { ago, attempt, button, el, find, formatNumber, replaceEntries, setText } from "./dom.js";
+import { fileButtons, fileLink } from "./files.js";
 
 const PAGE = 10;
 const KINDS = {
@@ -16,6 +17,13 @@ export class Problems {
   constructor(uploads) {
     this.uploads = uploads;
     this.offset = 0;
+    this.list = el("ul", { class: "list" });
+    this.empty = el("p", { class: "quiet", hidden: true }, "None: no file is rejected, ignored or suspicious.");
+    this.previous = button("Previous", () => this.move(-PAGE));
+    this.next = button("Next", () => this.move(PAGE));
+    this.range = el("span", { class: "quiet", role: "status" });
+    this.pager = el("p", { class: "pager", hidden: true }, this.previous, this.next, this.range);
+    find("problem-list").replaceChildren(this.list, this.empty, this.pager);
   }
 
   async show() {
@@ -28,76 +36,54 @@ export class Problems {
       return;
     }
     setText(find("problem-count"), total ? formatNumber(total) : "");
-    const list = find("problem-list");
-    // The outcome of an action stays visible while the entries are the same.
-    const version = JSON.stringify([entries, total, this.offset]);
-    if (this.shown === version) return;
-    const isReplaced = replaceEntries(list,
-      entries.length
-        ? el("ul", { class: "list" }, ...entries.map((entry) => this.build(entry)))
-        : el("p", { class: "quiet" }, "None. Every file became a row, or a part of one."),
-      ...(total > PAGE ? [this.buildPager(total)] : []));
-    if (isReplaced) this.shown = version;
+    // A row may be suspicious in several columns; a lost event has no name.
+    const identify = (entry, index) => (entry.file && entry.kind !== "suspicious" ? entry.key : `${entry.key} ${entry.reason} ${index}`);
+    replaceEntries(this.list, entries, identify, (entry, status) => this.build(entry, status));
+    this.empty.hidden = total > 0;
+    this.pager.hidden = total <= PAGE;
+    this.previous.disabled = this.offset === 0;
+    this.next.disabled = this.offset + PAGE >= total;
+    this.range.classList.remove("error");
+    setText(this.range, `${this.offset + 1} to ${Math.min(total, this.offset + PAGE)} of ${formatNumber(total)}`);
   }
 
-  build(entry) {
+  build(entry, status) {
     const [className, kind] = KINDS[entry.kind] ?? ["", entry.kind];
     const place = entry.line ? `line ${entry.line}: ` : "";
-    const { since } = entry; // a suspicious row has none
-    const status = el("span", { class: "text", role: "status" });
     return el("li", { class: "problem" },
-      el("span", { class: "name" }, entry.key ?? "an event"),
+      entry.file ? fileLink(entry.key, status) : el("span", { class: "name" }, entry.key ?? "an event"),
       el("span", { class: `tag ${className}` }, kind),
-      el("span", { class: "text" }, `${place}${entry.reason}`, ...(since ? [" · ", ago(since)] : [])),
+      el("span", { class: "text" }, `${place}${entry.reason}`, ...(entry.since ? [" · ", ago(entry.since)] : [])),
       entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
       el("span", { class: "actions" }, ...this.buildActions(entry, status)),
       status);
   }
 
   buildActions(entry, status) {
-    if (!entry.key) return [];
-    const attempt = async (action, done) => {
-      try {
-        await action();
-        setText(status, done);
-      } catch (error) {
-        setText(status, error.message);
-      }
-    };
     const actions = [];
-    // An ignored key needs another name.
-    if (entry.user_id || (entry.file && entry.kind !== "ignored")) {
-      actions.push(button("Replace the file", () => this.uploads.replace(nameToReplace(entry))));
-    }
     if (entry.file) {
-      actions.push(confirmButton("Delete", "Really delete?",
-        () => attempt(() => request(entry.file, { method: "DELETE" }), "Deleted.")));
+      // A name that is ignored is refused, too: such a file can only be deleted.
+      const buttons = fileButtons(entry.key, status, this.uploads);
+      actions.push(...(entry.kind === "ignored" ? buttons.slice(-1) : buttons));
+    } else if (entry.user_id && entry.key) {
+      // A member of a bundle is replaced by a file of its own, which has precedence.
+      const name = entry.user_id + entry.key.slice(entry.key.lastIndexOf("."));
+      actions.push(button("Replace", () => this.uploads.replace(name, status)));
     }
     if (entry.user_id) {
-      actions.push(button("Read again", () => {
-        setText(status, "Reading …");
-        attempt(() => request(`${rowPath(entry.user_id)}?wait=5`, { method: "POST" }), "Read again: it is still the same.");
-      }));
+      actions.push(button("Read again", () => attempt(status, async () => {
+        const response = await request(`${rowPath(entry.user_id)}?wait=5`, { method: "POST" });
+        return response.status === 200 ? "Read again: it is still the same." : "It will be read again.";
+      }, "Reading …")));
     }
     return actions;
   }
 
-  buildPager(total) {
-    const move = (step) => {
-      this.offset = Math.max(0, this.offset + step);
-      this.show();
-    };
-    const previous = button("Previous", () => move(-PAGE));
-    const next = button("Next", () => move(PAGE));
-    previous.disabled = this.offset === 0;
-    next.disabled = this.offset + PAGE >= total;
-    const last = Math.min(total, this.offset + PAGE);
-    return el("p", { class: "pager" }, previous, next, el("span", { class: "quiet" }, `${this.offset + 1} to ${last} of ${formatNumber(total)}`));
+  move(step) {
+    this.offset = Math.max(0, this.offset + step);
+    attempt(this.range, async () => {
+      await this.show();
+      return this.range.textContent;
+    });
   }
-}
-
-// A member of a bundle is replaced by a file of its own, which has precedence.
-function nameToReplace(entry) {
-  if (entry.file) return entry.key;
-  return entry.user_id + entry.key.slice(entry.key.lastIndexOf("."));
 }

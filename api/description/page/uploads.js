@@ -1,9 +1,8 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
-import {
-  askForToken, authorization, filePath, getJson, getToken, needsToken, request,
-} from "./api.js";
-import { button, confirmButton, el, find, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
+import { askForToken, authorization, filePath, getJson, getToken, needsToken, request } from "./api.js";
+import { ask, attempt, button, el, find, focusHeading, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
+import { fileButtons } from "./files.js";
 import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
@@ -15,14 +14,23 @@ const JUNK_START = /^[.~#@$]/;
 const JUNK_FOLDERS = new Set(["__MACOSX", "__pycache__", "node_modules", "lost+found", "System Volume Information"]);
 
 export class Uploads {
-  // `onRow` gets each row that an upload led to, and whether it was dropped on its own.
-  constructor(api, { onRow, onOpen }) {
+  // `onRow` gets each row that an upload led to, and whether it was dropped on its own; `onChange`
+  // is called after a file was uploaded or deleted.
+  constructor(api, { onRow, onOpen, onChange }) {
     this.api = api;
     this.onRow = onRow;
     this.onOpen = onOpen;
+    this.onChange = onChange;
+    this.items = new Map(); // name -> the newest item of this name
+    this.entries = new Map(); // name -> what the list shows of it
+    this.counts = { waiting: 0, stored: 0, rejected: 0, failed: 0, deleted: 0 }; // items by state
+    this.skipped = 0;
     this.queue = [];
+    this.active = new Set(); // names that are being uploaded
     this.running = 0;
-    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
+    this.text = el("span", {});
+    this.toRejected = button("", () => this.showRejected(), "plain");
+    find("upload-summary").append(this.text, this.toRejected);
     this.listen();
   }
 
@@ -49,17 +57,47 @@ export class Uploads {
       overlay.hidden = true;
       if (!hasFiles(event)) return;
       event.preventDefault();
-      this.add(await listDropped(event.dataTransfer));
+      try {
+        this.add(await listDropped(event.dataTransfer));
+      } catch (error) {
+        find("uploads").hidden = false;
+        setText(this.text, `What was dropped cannot be read: ${error.message}`);
+      }
     });
   }
 
-  // Ask for a file, and upload it under this name.
-  replace(name) {
-    const input = el("input", { type: "file" });
-    input.addEventListener("change", () => {
-      if (input.files[0]) this.enqueue([{ file: input.files[0], name }]);
+  // Ask for a file, and upload it under this name. `status` shows how it goes.
+  async replace(name, status) {
+    const file = await chooseFile();
+    if (!file) return;
+    const question = `The content of ${name} is replaced.`;
+    if (file.name !== name && !(await ask(`Upload ${file.name} as ${name}?`, question, "Upload", "primary"))) return;
+    await attempt(status, async () => `Uploaded: ${await this.send(file, name)}`, "Uploading …");
+  }
+
+  // Upload a file. Return what became of it, or throw the reason.
+  send(file, name) {
+    return new Promise((resolve, reject) => {
+      const onEnd = (isValid, text) => (isValid ? resolve(text) : reject(new Error(text)));
+      this.enqueue([{ file, name, id: name, onEnd }]);
     });
-    input.click();
+  }
+
+  // Ask, and delete a file. Return whether it was deleted.
+  async remove(name) {
+    if (!(await ask(`Delete ${name}?`, "It is deleted from the bucket. This cannot be undone.", "Delete", "danger"))) return false;
+    await this.deleteFile(name);
+    this.onChange();
+    return true;
+  }
+
+  async deleteFile(name) {
+    await request(filePath(name), { method: "DELETE" });
+    const item = this.items.get(name);
+    if (!item || item.state === "waiting") return;
+    this.setState(item, "deleted");
+    this.entries.get(name)?.finish("", "deleted", "");
+    this.showSummary();
   }
 
   // Upload these files. In folders the one nearest to the top counts if a name occurs twice.
@@ -72,75 +110,124 @@ export class Uploads {
       const name = parts.at(-1);
       // A dropped file may begin with a dot if it was meant; in folders such files are junk.
       if (parts.length > 1 && parts.some((part) => JUNK_START.test(part) || JUNK_FOLDERS.has(part))) {
-        this.counts.skipped += 1;
+        this.skipped += 1;
         continue;
       }
       let problem = null;
       if (!this.api.fileName.test(name)) problem = "not a CSV, an image or a bundle: not uploaded";
-      else if (names.has(name)) problem = `${path}: there is another ${name} nearer to the top; not uploaded`;
+      else if (names.has(name)) problem = `there is another ${name} nearer to the top: not uploaded`;
       else if (file.size === 0) problem = "the file is empty: not uploaded";
+      items.push({ file, name, problem, id: names.has(name) ? path : name });
       names.add(name);
-      items.push({ file, name, problem });
     }
     this.enqueue(items);
   }
 
+  // The newest item of a name replaces the one before, in the list and in the counts.
   enqueue(items) {
     find("uploads").hidden = false;
-    this.counts.total += items.length;
-    this.isSingle = this.counts.total - this.counts.done <= 2;
+    for (const item of items) {
+      const before = this.items.get(item.id);
+      if (before) this.counts[before.state] -= 1;
+      this.items.set(item.id, item);
+      item.state = "waiting";
+      this.counts.waiting += 1;
+      this.entries.get(item.id)?.restart();
+    }
+    this.isSingle = this.counts.waiting <= 2;
     this.queue.push(...items);
     this.showSummary();
     for (let number = this.running; number < PARALLEL; number += 1) this.work();
     find("uploads").scrollIntoView({ block: "nearest" });
   }
 
+  setState(item, state) {
+    this.counts[item.state] -= 1;
+    item.state = state;
+    this.counts[state] += 1;
+  }
+
+  isNewest(item) {
+    return this.items.get(item.id) === item;
+  }
+
   async work() {
     this.running += 1;
-    for (let item = this.queue.shift(); item; item = this.queue.shift()) {
-      const entry = new Entry(item);
-      try {
-        if (item.problem) this.finish(entry, "failed", "", "skipped", item.problem);
-        else await this.upload(item, entry);
-      } catch (error) {
-        this.finish(entry, "failed", "bad", "failed", error.message);
-        entry.offer(button("Try again", () => this.enqueue([item])));
-      }
-      this.counts.done += 1;
-      this.showSummary();
+    // Of two files with the same name the second one waits, so that it is the one that counts.
+    const findNext = () => this.queue.findIndex((item) => !this.active.has(item.id));
+    for (let place = findNext(); place >= 0; place = findNext()) {
+      const [item] = this.queue.splice(place, 1);
+      this.active.add(item.id);
+      if (this.isNewest(item)) await this.process(item);
+      else item.onEnd?.(true, "a newer file counts");
+      this.active.delete(item.id);
     }
     this.running -= 1;
   }
 
-  finish(entry, count, className, tag, text) {
-    this.counts[count] += 1;
-    entry.finish(className, tag, text);
+  async process(item) {
+    const entry = this.openEntry(item);
+    try {
+      if (item.problem) this.finish(item, "failed", "", "skipped", item.problem);
+      else await this.upload(item, entry);
+    } catch (error) {
+      this.finish(item, "failed", "bad", "failed", error.message);
+      if (this.isNewest(item)) entry.offer(button("Try again", () => this.enqueue([item])));
+    }
+    this.showSummary();
+  }
+
+  openEntry(item) {
+    let entry = this.entries.get(item.id);
+    if (entry) {
+      entry.restart();
+      return entry;
+    }
+    entry = new Entry(item);
+    this.entries.set(item.id, entry);
+    if (this.entries.size > MAX_SHOWN) {
+      const oldest = [...this.entries].find(([, each]) => each.isEnded && !each.isBad);
+      oldest?.[1].element.remove();
+      if (oldest) this.entries.delete(oldest[0]);
+    }
+    return entry;
+  }
+
+  finish(item, state, className, tag, text) {
+    item.onEnd?.(state === "stored", text ? `${tag}: ${text}` : tag);
+    if (!this.isNewest(item)) return;
+    this.setState(item, state);
+    this.entries.get(item.id)?.finish(className, tag, text);
   }
 
   async upload(item, entry) {
-    const answer = await put(`${filePath(item.name)}?wait=${WAIT_S}`, item.file, (share) => entry.showProgress(share));
-    entry.showProgress(null);
+    const show = (share) => this.isNewest(item) && entry.showProgress(share);
+    const answer = await put(`${filePath(item.name)}?wait=${WAIT_S}`, item.file, show);
+    show(null);
+    const [key, extension] = splitName(item.name);
     const result = await this.waitForResult(item.name, answer);
     if (result.reason) {
-      this.showReject(item, entry, result);
+      const place = result.line ? `line ${result.line}: ` : "";
+      this.finish(item, "rejected", "bad", "rejected", `${place}${result.reason}${result.held ? ". The last valid row stays." : ""}`);
+      if (this.isNewest(item)) entry.offer(...fileButtons(item.name, entry.status, this));
     } else if (result.row) {
-      if (result.warning) entry.finish("warn", "suspicious", result.warning);
-      else entry.finish("good", "row", "");
+      if (result.warning) this.finish(item, "stored", "warn", "suspicious", result.warning);
+      else this.finish(item, "stored", "good", extension === "csv" ? "row" : "image", "");
+      if (!this.isNewest(item)) return;
       entry.showValues(this.api, result.row, () => this.onOpen(result.row));
+      this.showImagesOf(key);
       this.onRow(result.row, this.isSingle);
     } else {
-      entry.finish(result.className ?? "good", result.tag, result.text);
+      this.finish(item, "stored", result.className ?? "good", result.tag, result.text);
     }
+    this.onChange();
   }
 
-  showReject(item, entry, { reason, line, held }) {
-    const place = line ? `line ${line}: ` : "";
-    this.finish(entry, "rejected", "bad", "rejected", `${place}${reason}${held ? ". The last valid row stays." : ""}`);
-    entry.offer(button("Replace the file", () => this.replace(item.name)),
-      confirmButton("Delete", "Really delete?", async () => {
-        await request(filePath(item.name), { method: "DELETE" });
-        entry.finish("", "deleted", "");
-      }));
+  // Images that were uploaded before their CSV are visible now.
+  showImagesOf(key) {
+    for (const [name, entry] of this.entries) {
+      if (entry.element.dataset.tag === ALONE && splitName(name)[0] === key) entry.finish("good", "image", "");
+    }
   }
 
   // Return what became of an upload: `row` and perhaps a `warning`, or `reason`, `line` and `held`,
@@ -153,41 +240,94 @@ export class Uploads {
   }
 
   showSummary() {
-    const { total, done, rejected, failed, skipped } = this.counts;
-    const parts = [total === 0 ? "Nothing to upload" : `${formatNumber(done)} of ${formatCount(total, "file")}`];
-    if (rejected) parts.push(`${formatNumber(rejected)} rejected`);
+    const { waiting, rejected, failed, deleted } = this.counts;
+    const total = this.items.size;
+    const uploaded = total - waiting - failed;
+    const parts = [total ? `${formatNumber(uploaded)} of ${formatCount(total, "file")} uploaded` : "Nothing to upload"];
     if (failed) parts.push(`${formatNumber(failed)} not uploaded`);
-    if (skipped) parts.push(`${formatCount(skipped, "hidden file")} skipped`);
-    setText(find("upload-summary"), parts.join(", "));
+    if (deleted) parts.push(`${formatNumber(deleted)} deleted`);
+    if (this.skipped) parts.push(`${formatCount(this.skipped, "hidden file")} skipped`);
+    setText(this.text, parts.join(", ") + (rejected ? ", " : ""));
+    if (!rejected && document.activeElement === this.toRejected) focusHeading(this.toRejected);
+    this.toRejected.hidden = !rejected;
+    setText(this.toRejected, rejected ? `${formatNumber(rejected)} rejected` : "");
+  }
+
+  showRejected() {
+    const first = find("upload-list").querySelector("[data-tag=rejected]");
+    first?.scrollIntoView({ block: "nearest" });
+    first?.focus();
   }
 
   clear() {
-    for (const item of [...find("upload-list").children]) if (item.dataset.ended) item.remove();
-    if (this.queue.length || this.running) return;
-    this.counts = { total: 0, done: 0, rejected: 0, failed: 0, skipped: 0 };
+    for (const [id, item] of this.items) {
+      if (item.state === "waiting") continue;
+      this.counts[item.state] -= 1;
+      this.items.delete(id);
+      this.entries.get(id)?.element.remove();
+      this.entries.delete(id);
+    }
+    this.skipped = 0;
+    this.showSummary();
+    if (this.items.size) return;
     find("uploads").hidden = true;
+    focusHeading(find("uploads"));
   }
 }
 
+const ALONE = "no row yet";
 const STORED = { className: "", tag: "stored", text: "It is in the bucket; its row follows." };
+const describeAlone = (name) => ({
+  className: "warn", tag: ALONE, text: `It becomes visible with ${splitName(name)[0]}.csv: an image is named like its user's CSV.`,
+});
 
 // What an answer or a receipt says about a version that is published.
-function describeResult({ result, reason, row }) {
+function describeResult({ name, result, reason, row }) {
+  if (result === "part" && !row) return describeAlone(name);
   if (!row || !["row", "suspicious", "part"].includes(result)) return { className: "", tag: result, text: reason ?? "" };
   return { row, warning: result === "suspicious" ? reason : null };
 }
 
+// "ada.png" is the image of "ada".
+export function splitName(name) {
+  const place = name.lastIndexOf(".");
+  return [name.slice(0, place), name.slice(place + 1)];
+}
+
+// Return the file that a person chooses, or null.
+export function chooseFile(accept) {
+  const input = el("input", { type: "file", accept });
+  return new Promise((resolve) => {
+    input.addEventListener("change", () => resolve(input.files[0] ?? null));
+    input.addEventListener("cancel", () => resolve(null));
+    input.click();
+  });
+}
+
+// What the list shows of a file. The entries that need attention are the first ones.
 class Entry {
   constructor({ name, file }) {
-    this.tag = el("span", { class: "tag" }, "uploading");
-    this.bar = el("progress", { max: 1, value: 0, "aria-label": `Upload of ${name}` });
-    this.text = el("span", { class: "text", hidden: true });
-    this.actions = el("span", { class: "actions", hidden: true });
-    this.element = el("li", {}, el("span", { class: "name", title: formatBytes(file.size) }, name), this.tag, this.bar, this.text, this.actions);
-    const list = find("upload-list");
-    list.prepend(this.element);
-    // The oldest entry that has become a row is removed.
-    if (list.children.length > MAX_SHOWN) [...list.children].reverse().find((each) => each.dataset.ended === "good")?.remove();
+    this.tag = el("span", { class: "tag" });
+    this.bar = el("progress", { max: 1, "aria-label": `Upload of ${name}` });
+    this.text = el("span", { class: "text" });
+    this.actions = el("span", { class: "actions" });
+    this.status = el("span", { class: "text", role: "status" });
+    this.element = el("li", { tabindex: -1 },
+      el("span", { class: "name", title: formatBytes(file.size) }, name), this.tag, this.bar, this.text, this.actions, this.status);
+    this.restart();
+  }
+
+  get isEnded() {
+    return "tag" in this.element.dataset;
+  }
+
+  get isBad() {
+    return this.element.classList.contains("bad");
+  }
+
+  restart() {
+    this.show(null, "", "uploading", "");
+    this.bar.value = 0;
   }
 
   showProgress(share) {
@@ -200,18 +340,35 @@ class Entry {
   }
 
   finish(className, tag, text) {
-    this.element.dataset.ended = className || "other";
+    this.show(tag, className, tag, text);
+  }
+
+  show(ended, className, tag, text) {
+    const hadFocus = this.element.contains(document.activeElement);
+    if (ended) this.element.dataset.tag = ended;
+    else delete this.element.dataset.tag;
+    this.element.className = className === "bad" ? "bad" : "";
     this.tag.className = `tag ${className}`;
     setText(this.tag, tag);
-    this.bar.remove();
-    this.actions.replaceChildren();
+    this.bar.hidden = Boolean(ended);
     setText(this.text, text);
-    this.text.hidden = !text;
+    setText(this.status, "");
+    this.offer();
+    this.place();
+    if (hadFocus) this.element.focus();
+  }
+
+  place() {
+    const list = find("upload-list");
+    const { parentNode, previousElementSibling: previous, nextElementSibling: next } = this.element;
+    const isRight = this.isBad ? !previous?.matches(":not(.bad)") : !next?.matches(".bad");
+    if (parentNode && isRight) return;
+    this.element.remove();
+    list.insertBefore(this.element, this.isBad ? list.firstChild : list.querySelector("li:not(.bad)"));
   }
 
   offer(...buttons) {
     this.actions.replaceChildren(...buttons);
-    this.actions.hidden = false;
   }
 
   showValues(api, row, onOpen) {
