@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from bench import bundle, burst, idle, rebuild, sweep, web
+from bench import bundle, burst, idle, page, rebuild, sweep, web
 from bench.drop import DropMeasurement
 from bench.machine import describe_machine
 from bench.measurements import Measurement, render_table
@@ -22,7 +22,7 @@ from local.screen import Screen
 from local.signals import StopRequested, raise_on_stop_signal
 from shared.object_store import StoreUnavailable
 
-MEASUREMENT_NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle", "bundle")
+MEASUREMENT_NAMES = ("drop", "web", "burst", "rebuild", "sweep", "idle", "page", "bundle")
 SMALL_USER_COUNT = 100
 
 _MEASUREMENT_ERRORS = (
@@ -51,6 +51,7 @@ class BenchSize:
     web_s: float = 0.1
     settle_s: float = 20.0
     idle_s: float = 60.0
+    page_drops: int = 30
 
     @property
     def small_user_count(self) -> int:
@@ -132,6 +133,11 @@ class BenchRun:
             self._report(f"idle, {size.settle_s + size.idle_s:.0f} s")
             self.idle_usage = idle.measure_usage(self._rowdrop, size.settle_s, size.idle_s)
             yield idle.summarize_usage(self.idle_usage, size.users, size.idle_s)
+        if "page" in self._names:
+            self._report(f"the page, {size.users:,} users")
+            yield page.measure_page(
+                self._rowdrop, self._users, size.users, size.page_drops, self._rng
+            )
         if "bundle" in self._names:
             self._report(f"bundle of {2 * size.bundled_user_count:,} members")
             yield bundle.measure_bundle(
@@ -157,6 +163,7 @@ def main() -> int:
             web_s=0.1,
             settle_s=1.0,
             idle_s=2.0,
+            page_drops=2,
         )
     screen = Screen(sys.stderr)
     raise_on_stop_signal()

@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from tests.browser.chromium import find_chromium
+
 ROOT = Path(__file__).parents[2]
 EXPECTED = (
     "drop → output.csv, 10 users, p50",
@@ -23,6 +25,10 @@ EXPECTED = (
     "idle, 20 users: processor",
     "idle, 20 users: memory",
     "a bundle of 200 members",
+)
+PAGE_EXPECTED = (
+    "page usable, without a cache, 20 users, p50",
+    "drop on the page → highlighted row, 20 users, p50",
 )
 
 
@@ -41,7 +47,7 @@ def test_bench_small_run_measures_all_and_leaves_no_process(tmp_path: Path) -> N
     code, output = run_bench(["env", f"TMPDIR={folder}", sys.executable, "-m", "bench", *size])
     assert code == 0, output
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    for name in EXPECTED:
+    for name in EXPECTED + (PAGE_EXPECTED if find_chromium() else ()):
         assert name in output
         assert [figure for figure in document["figures"] if figure["name"].startswith(name)], name
     for figure in document["figures"]:
