@@ -23,7 +23,7 @@ from api.web.problems import Problem
 _TRUSTED_FETCH_SITES = frozenset({"same-origin", "none"})
 _EXPOSED_HEADERS = (
     "ETag, Link, Location, Retry-After, Content-Disposition, X-Total-Count, X-Ignored-Count, "
-    "X-Table-Version"
+    "X-Table-Version, X-Row-Offset"
 )
 _CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
 _CORS_REQUEST_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, Range"

@@ -1,11 +1,20 @@
 """What several resources need: a row, and the problem if it does not exist."""
 
+from typing import NamedTuple
+
 from api.snapshot.view import View
 from api.web.problems import Problem, build_not_ready_problem
 
 
-def require_row(view: View, user_id: str) -> bytes:
-    """Return a user's row as JSON.
+class FoundRow(NamedTuple):
+    """A user's row as JSON, and its offset among all rows in the order of the table."""
+
+    json: bytes
+    offset: int
+
+
+def require_row(view: View, user_id: str) -> FoundRow:
+    """Return a user's row.
 
     Raises a 503 before the first publish, and a 404 without a row, with the reason if it is known.
     """
@@ -14,7 +23,7 @@ def require_row(view: View, user_id: str) -> bytes:
     row_number = view.table.find_row(user_id)
     if row_number is None:
         raise build_no_user_problem(view, user_id)
-    return view.table.get_row_json(row_number)
+    return FoundRow(view.table.get_row_json(row_number), row_number)
 
 
 def build_no_user_problem(view: View, user_id: str) -> Problem:

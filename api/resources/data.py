@@ -61,7 +61,8 @@ class UserResource:
         With `?explain=1` it has one more field: from which files the row was made, and when.
         """
         should_explain = parse_explain(request.params)
-        row = require_row(self._get_view(), user_id)
+        row, offset = require_row(self._get_view(), user_id)
+        response.set_header("X-Row-Offset", str(offset))
         if should_explain:
             explanation = await self._receipts.explain(user_id)
             response.media = {**json.loads(row), "explain": explanation}

@@ -40,7 +40,7 @@ class ImageResource:
     async def on_get(self, request: Request, response: Response, user_id: str) -> None:
         """Respond with the image's bytes as they are in the bucket now."""
         parse_single_values(request.params, ())
-        image_path = json.loads(require_row(self._get_view(), user_id))["img_path"]
+        image_path = json.loads(require_row(self._get_view(), user_id).json)["img_path"]
         if image_path is None:
             raise _build_no_image_problem(f"The row of {user_id[:80]!r} has no image.")
         bucket, _, key = image_path.partition("/")

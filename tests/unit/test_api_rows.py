@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -94,6 +94,13 @@ def test_data_route_search_matches_all_words(service: Service, q: str, expected:
     result = service.get("/data?" + urlencode({"q": q}))
     assert ids(result) == expected
     assert result.headers["x-total-count"] == str(len(expected))
+
+
+def test_user_route_says_where_the_row_is_in_the_table(service: Service) -> None:
+    for row in ROWS:
+        result = service.get(f"/data/{quote(row.user_id)}")
+        page = service.get(f"/data?limit=1&offset={result.headers['x-row-offset']}")
+        assert page.json == [result.json]
 
 
 def test_data_route_returns_selected_fields_in_order(service: Service) -> None:

@@ -81,7 +81,6 @@ async function start() {
   async function onRow(row, isSingle) {
     const key = row[api.key.name];
     if (isSingle) {
-      await table.refresh();
       await table.reveal(key).catch((error) => showNotice(error.message));
     } else {
       table.markFresh(key);

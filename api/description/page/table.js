@@ -1,6 +1,6 @@
 // The table: it has elements only for the rows that are visible, and loads rows by pages.
 
-import { ApiError, getJson, readProblem, send } from "./api.js";
+import { ApiError, readProblem, rowPath, send } from "./api.js";
 import { el, find, formatNumber, formatValue, setText } from "./dom.js";
 import { loadThumbnail } from "./images.js";
 
@@ -216,11 +216,18 @@ export class Table {
     setText(place, error?.message ?? "");
   }
 
-  // Highlight a row, and scroll to it if the rows are sorted by key.
+  // Highlight a row of a new version, and scroll to it. Among filtered or sorted rows only a row near
+  // the view is found.
   async reveal(key) {
     this.markFresh(key);
-    const sort = this.filters.values.sort ?? this.api.key.name;
-    const index = this.findLoaded(key) ?? (sort === this.api.key.name ? await this.searchIndex(key) : null);
+    const offset = Object.keys(this.filters.values).length ? null : await findOffset(key);
+    if (offset === null) {
+      await this.refresh();
+    } else {
+      for (const page of this.pages.values()) page.isStale = true;
+      await this.load(Math.floor(offset / PAGE_ROWS));
+    }
+    const index = this.findLoaded(key);
     if (index !== null) this.scrollTo(index);
     this.schedule();
   }
@@ -229,22 +236,6 @@ export class Table {
     for (const [number, { rows, isStale }] of this.pages) {
       const place = isStale ? -1 : rows.findIndex((row) => row[this.api.key.name] === key);
       if (place >= 0) return number * PAGE_ROWS + place;
-    }
-    return null;
-  }
-
-  // Binary search: the rows are sorted by the code points of their keys.
-  async searchIndex(key) {
-    let low = 0;
-    let high = this.total;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const [row] = await getJson(`/data?${this.filters.query({ fields: this.api.key.name, limit: 1, offset: middle })}`);
-      if (!row) return null;
-      const found = row[this.api.key.name];
-      if (found === key) return middle;
-      if (isBefore(found, key)) low = middle + 1;
-      else high = middle;
     }
     return null;
   }
@@ -431,15 +422,10 @@ function cellClass(column) {
   return ["cell", ...kinds.filter(Boolean)].join(" ");
 }
 
-// Compare by code point, as the API does; JavaScript compares UTF-16 units.
-function isBefore(one, other) {
-  const left = [...one];
-  const right = [...other];
-  const length = Math.min(left.length, right.length);
-  for (let place = 0; place < length; place += 1) {
-    if (left[place] !== right[place]) return left[place].codePointAt(0) < right[place].codePointAt(0);
-  }
-  return left.length < right.length;
+// Where a row is among all rows; null without such a row.
+async function findOffset(key) {
+  const response = await send(rowPath(key), { method: "HEAD" });
+  return response.ok ? Number(response.headers.get("X-Row-Offset")) : null;
 }
 
 export const countText = (total, isFiltered) => `${formatNumber(total)}${isFiltered ? " match" : ""}`;
