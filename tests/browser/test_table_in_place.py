@@ -2,6 +2,8 @@
 
 import io
 import json
+import zipfile
+from pathlib import Path
 
 import pytest
 from minio import Minio
@@ -17,6 +19,8 @@ ROW_COUNT = 30
 LOW = {"width": 1100, "height": 500}
 
 _SCROLL_TO = """(top) => { document.querySelector(".scroller").scrollTop = top; }"""
+_DRAW_OFTEN = """() => { setInterval(
+    () => document.querySelector(".scroller").dispatchEvent(new Event("scroll")), 2); }"""
 _TOP_OF = """(key) => [...document.querySelectorAll(".body .row")]
     .find((row) => !row.hidden && row.textContent.includes(key))?.getBoundingClientRect().top"""
 
@@ -39,6 +43,22 @@ def add_row(page: RowdropPage, s3: Minio, key: str, count: int) -> None:
     """Add a row by another client, and wait until the page shows the new number of rows."""
     put(s3, f"{key}.csv", ADA.encode())
     expect(page.find("#row-count")).to_have_text(str(count))
+
+
+def test_dropped_row_out_of_view_is_shown_while_the_table_is_drawn(
+    open_tab: OpenPage, rowdrop: RunShProcess, s3: Minio, tmp_path: Path
+) -> None:
+    """Rows out of view are not loaded, apart from those around the row."""
+    bundle = tmp_path / "people.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        for number in range(1000, 1450):
+            archive.writestr(f"{number}.csv", ADA)
+    s3.fput_object("src-data", bundle.name, str(bundle))
+    wait_until(lambda: len(json.loads(rowdrop.get("/data")[1])) == 450)
+    page = open_tab(viewport=LOW)
+    page.tab.evaluate(_DRAW_OFTEN)
+    page.drop(("1440.csv", ADA.replace("Ada", "Augusta")))
+    expect(page.row("1440")).to_have_class(FRESH)
 
 
 def test_header_stays_while_rows_scroll(page: RowdropPage) -> None:

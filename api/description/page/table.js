@@ -164,6 +164,7 @@ export class Table {
     this.followRows(top);
     this.onTotal(total);
     this.render();
+    this.showRevealed();
   }
 
   // Rows that appear or disappear above the view do not move it, but at the top new rows are shown.
@@ -216,20 +217,29 @@ export class Table {
     setText(place, error?.message ?? "");
   }
 
-  // Highlight a row of a new version, and scroll to it. Among filtered or sorted rows only a row near
-  // the view is found.
+  // Highlight a row of a new version, and scroll to it as soon as it is loaded. Among filtered or
+  // sorted rows only a row near the view is found.
   async reveal(key) {
     this.markFresh(key);
+    const revealed = { key, until: performance.now() + FRESH_MS };
+    this.revealed = revealed;
     const offset = Object.keys(this.filters.values).length ? null : await findOffset(key);
     if (offset === null) {
       await this.refresh();
-    } else {
-      for (const page of this.pages.values()) page.isStale = true;
-      await this.load(Math.floor(offset / PAGE_ROWS));
+      return;
     }
+    for (const page of this.pages.values()) page.isStale = true;
+    revealed.page = Math.floor(offset / PAGE_ROWS);
+    await this.load(revealed.page);
+  }
+
+  showRevealed() {
+    if (!this.revealed) return;
+    const { key, until } = this.revealed;
     const index = this.findLoaded(key);
+    if (index === null && performance.now() < until) return;
+    this.revealed = null;
     if (index !== null) this.scrollTo(index);
-    this.schedule();
   }
 
   findLoaded(key) {
@@ -305,7 +315,7 @@ export class Table {
     clearTimeout(this.loadTimer);
     const wanted = this.visiblePages();
     for (const [number, controller] of this.loading) {
-      if (!wanted.includes(number)) {
+      if (!wanted.includes(number) && number !== this.revealed?.page) {
         controller.abort();
         this.loading.delete(number);
       }
