@@ -87,7 +87,7 @@ class RowdropPage:
 
         self.tab.on("request", lambda request: note_request(request.url))
         self.tab.on("console", lambda message: note_message(message.type, message.text))
-        # Without a listener the first dialog may open before Chromium is told to report it.
+        # Chromium only reports dialogs from some moment after the first listener is added.
         self.tab.on("filechooser", lambda _: None)
         self.tab.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
 
