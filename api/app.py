@@ -49,6 +49,7 @@ from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
 from shared.progress.receipts import Receipts
+from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.settings import PageLink
 
@@ -73,6 +74,7 @@ class Dependencies(NamedTuple):
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
+    sweeps: SweepRecord
     receipts: Receipts
     compute_pool: ThreadPool
     redis_pool: ThreadPool
@@ -156,7 +158,11 @@ def _add_routes(
         ),
     )
     tasks = TasksResource(
-        get_view, dependencies.rebuild_controller, dependencies.unpacks, dependencies.redis_pool
+        get_view,
+        dependencies.rebuild_controller,
+        dependencies.unpacks,
+        dependencies.sweeps,
+        dependencies.redis_pool,
     )
     app.add_route("/tasks", tasks)
     app.add_route("/tasks/{task_id}", tasks, suffix="task")

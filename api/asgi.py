@@ -37,6 +37,7 @@ from shared import logs
 from shared.arrow import avoid_pandas
 from shared.progress.rebuilds import Rebuilds, RefreshRequests
 from shared.progress.receipts import Receipts
+from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.s3.files import open_file_store
 from shared.s3.objects import open_store
@@ -97,6 +98,7 @@ dependencies = Dependencies(
         store_pool,
     ),
     unpacks=Unpacks(redis_client),
+    sweeps=SweepRecord(redis_client),
     receipts=Receipts(redis_client),
     compute_pool=compute_pool,
     redis_pool=redis_pool,

@@ -108,6 +108,9 @@ it."""
 LAST_SWEEP = f"{STATE_PREFIX}last_sweep"
 """Hash: the last committed sweep. Written by COMMIT SWEEP, read by the pipeline, the API and
 bench."""
+SWEEP_HISTORY = "rowdrop:sweep_history"
+"""List: the newest fifty sweeps, as JSON, the newest first. Written by the sweep, read by the
+API."""
 SWEEP_LEASE = "rowdrop:sweep_lease"
 """String, 60 s: token of the running sweep. Written by it, read by watchdog and bench."""
 SWEEP_REQUESTED = "rowdrop:sweep_requested"

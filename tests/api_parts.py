@@ -21,6 +21,7 @@ from api.web.transfers import Transfers
 from shared.object_store import FileStore
 from shared.progress.rebuilds import Rebuilds, RefreshRequests
 from shared.progress.receipts import Receipts
+from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.redis_keys import CAUSES
 from shared.task_queue import TaskQueue
@@ -101,6 +102,7 @@ def make_dependencies(
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),
+        sweeps=SweepRecord(redis),
         receipts=Receipts(redis),
         compute_pool=compute_pool,
         redis_pool=redis_pool,

@@ -1,4 +1,4 @@
-"""Rebuilds, bundles that are unpacked, and the last sweep, as clients see them.
+"""Rebuilds, bundles that are unpacked, and sweeps, as clients see them.
 
 POST /data requests a rebuild.  GET /tasks lists all, GET /tasks/{id} shows the progress of one.
 """
@@ -14,7 +14,7 @@ from api.query.filters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.pipeline_status import LastSweep
+from shared.progress.sweep_record import FinishedSweep, SweepRecord
 from shared.progress.unpacks import Unpacks, UnpackStatus, select_visible
 from shared.times import format_time
 
@@ -32,11 +32,13 @@ class TasksResource:
         get_view: ViewProvider,
         controller: RebuildController,
         unpacks: Unpacks,
+        sweeps: SweepRecord,
         redis_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._controller = controller
         self._unpacks = unpacks
+        self._sweeps = sweeps
         self._redis_pool = redis_pool
 
     async def on_get(self, request: Request, response: Response) -> None:
@@ -78,10 +80,9 @@ class TasksResource:
             for status in newest
         ]
         begun += [(status.started_at, describe_rebuild(status)) for status in ended]
-        pipeline_status = self._get_view().pipeline_status
-        if pipeline_status is not None and pipeline_status.last_sweep is not None:
-            sweep = pipeline_status.last_sweep
-            begun.append((sweep.started_at, _describe_sweep(sweep)))
+        begun += [
+            (sweep.started_at, _describe_sweep(sweep)) for sweep in self._sweeps.list_history()
+        ]
         begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
         return [*unfinished, *waiting, *(task for _, task in begun)]
 
@@ -105,11 +106,12 @@ def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapp
     return {status.task_id: counts.get(status.bundle, 0) for status in select_visible(newest)}
 
 
-def _describe_sweep(sweep: LastSweep) -> dict[str, Any]:
+def _describe_sweep(sweep: FinishedSweep) -> dict[str, Any]:
     return {
         "state": "done",
         "cause": sweep.cause,
-        "objects": sweep.object_count,
-        "marked": sweep.marked_count,
+        "objects": sweep.objects,
+        "marked": sweep.marked,
         "started_at": format_time(sweep.started_at),
+        "finished_at": format_time(sweep.finished_at),
     }

@@ -12,6 +12,7 @@ grows. Bundles and image copies are known earlier, and set the countdown.
 Lease and request expire, so a killed sweep or a lost message does not block the next sweep.
 """
 
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -19,14 +20,33 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from shared.progress.leases import Lease
-from shared.redis_keys import COUNTERS, LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
+from shared.redis_keys import (
+    COUNTERS,
+    LAST_SWEEP,
+    SWEEP_HISTORY,
+    SWEEP_LEASE,
+    SWEEP_REQUESTED,
+)
 from shared.task_queue import TaskQueue
 
 SWEEP_REQUEST_TTL_S = 120
 """After this time, an enqueued sweep that did not begin counts as lost. Another can be enqueued."""
 
+MAX_SWEEP_HISTORY = 50
+"""Sweeps that the history keeps, the newest."""
+
 CLEAN_SWEEPS = 3
 """Sweeps in a row that must find no silent change before the regular interval applies again."""
+
+
+class FinishedSweep(NamedTuple):
+    """A sweep that has marked all its users; times are in Unix seconds."""
+
+    started_at: float
+    finished_at: float
+    cause: str
+    objects: int
+    marked: int
 
 
 class SilentChanges(NamedTuple):
@@ -75,6 +95,19 @@ class SweepRecord:
         """Return a field of the last sweep, None if it is missing."""
         value = self._redis.hget(LAST_SWEEP, field)
         return None if value is None else value.decode()
+
+    def add_to_history(self, sweep: FinishedSweep) -> None:
+        """Add a sweep to those that are shown; nothing else depends on it."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.lpush(SWEEP_HISTORY, json.dumps(sweep))
+            pipe.ltrim(SWEEP_HISTORY, 0, MAX_SWEEP_HISTORY - 1)
+            pipe.execute()
+
+    def list_history(self) -> list[FinishedSweep]:
+        """Return the newest sweeps, the newest first."""
+        return [
+            FinishedSweep(*json.loads(each)) for each in self._redis.lrange(SWEEP_HISTORY, 0, -1)
+        ]
 
     def read_silent_changes(self) -> SilentChanges:
         """Return what is known about silent changes."""

@@ -18,8 +18,8 @@ from api.snapshot.view import View
 from local.servers import RedisServer
 from shared.formats.records import Reject
 from shared.formats.source_keys import make_bundle_id
-from shared.progress.pipeline_status import LastSweep, PipelineStatus
 from shared.progress.rebuilds import MAX_REBUILD_RECORDS, Rebuilds
+from shared.progress.sweep_record import MAX_SWEEP_HISTORY, FinishedSweep, SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.redis_keys import (
     DIRTY_SINCE,
@@ -213,22 +213,23 @@ def test_tasks_route_lists_at_most_fifty_rebuilds(api: ApiWithRebuilds) -> None:
     assert tasks[0]["task_id"] == task_id
 
 
-def test_tasks_route_lists_last_sweep_with_its_cause(redis: "Redis") -> None:
-    sweep = LastSweep(500.0, "redis_emptied", 70_000, 3)
-    status = PipelineStatus((), 0, (), {}, None, None, 500.0, True, last_sweep=sweep)
-    unpacks = Unpacks(redis)
+def test_tasks_route_lists_sweeps_with_their_causes(api: ApiWithRebuilds) -> None:
+    sweeps = SweepRecord(api.redis)
+    unpacks = Unpacks(api.redis)
     unpacks.begin_attempt("before", "u.zip", 400.0)
+    for start in range(500, 500 + MAX_SWEEP_HISTORY + 5):
+        sweeps.add_to_history(FinishedSweep(start, start + 2.5, "redis_emptied", 70_000, 3))
     unpacks.begin_attempt("after", "u.zip", 600.0)
-    parts = make_dependencies(redis, lambda: View(pipeline_status=status))
-    app = create_app(parts, CrossSiteMiddleware(), AuthMiddleware(AccessRules()))
-    tasks = ApiClient(app, headers={"Host": "localhost"}).simulate_get("/tasks").json
-    assert [task.get("task_id") for task in tasks] == ["after", None, "before"]
+    tasks = api.client.simulate_get("/tasks").json
+    assert len(tasks) == MAX_SWEEP_HISTORY + 2
+    assert [task.get("task_id") for task in tasks if "task_id" in task] == ["after", "before"]
     assert tasks[1] == {
         "state": "done",
         "cause": "redis_emptied",
         "objects": 70_000,
         "marked": 3,
-        "started_at": "1970-01-01T00:08:20Z",
+        "started_at": "1970-01-01T00:09:14Z",
+        "finished_at": "1970-01-01T00:09:16.500Z",
     }
 
 

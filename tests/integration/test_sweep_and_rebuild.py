@@ -68,6 +68,15 @@ def test_sweep_of_consistent_state_marks_no_user(rowdrop: RowdropHarness) -> Non
     assert rowdrop.run_sweep() == 0
 
 
+def test_sweep_adds_itself_to_history(rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("u")
+    marked = [rowdrop.run_sweep("one"), rowdrop.run_sweep("other")]
+    newest, first = rowdrop.services.records.sweeps.list_history()[:2]
+    assert [first.marked, newest.marked] == marked
+    assert (newest.objects, newest.cause) == (1, "other")
+    assert first.started_at <= first.finished_at <= newest.started_at
+
+
 def test_sweep_marks_dirty_users_again(rowdrop: RowdropHarness) -> None:
     """A dirty user is marked again, although its published row matches the LIST."""
     # B is read and pending. Then A is restored, and its event is lost. LIST and output both have A,

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from shared.formats.source_keys import make_bundle_id
-from shared.progress.sweep_record import SilentChanges, SweepRecord
+from shared.progress.sweep_record import FinishedSweep, SilentChanges, SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.scripts import new_token
 from worker.bundles.catalog import BundleCatalog, BundleRules
@@ -118,9 +118,19 @@ class SweepSession:
             "expects_drift": "1" if start.expects_drift else "",
         }
         etags = published.output_etag, published.rejects_etag
-        return self._loss_signals.commit_sweep(
+        is_verified = self._loss_signals.commit_sweep(
             start.token, start.last_writer, etags, start.run_id, summary
         )
+        self._record.add_to_history(
+            FinishedSweep(
+                start.started_at,
+                self._clock(),
+                start.cause,
+                comparison.listing.object_count,
+                marked_count,
+            )
+        )
+        return is_verified
 
     def wake_publisher_if_incomplete(self, published: PublishedFiles) -> None:
         """Wake the publisher if a published file is missing or was edited by hand.

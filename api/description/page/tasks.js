@@ -1,4 +1,4 @@
-// Rebuilds, bundles and the last sweep: what runs, what is done, and the button for a rebuild.
+// Rebuilds, bundles and sweeps: what runs, what is done, and the button for a rebuild.
 
 import { getJson, request } from "./api.js";
 import { ago, button, el, find, formatCount, formatDuration, formatNumber, setText } from "./dom.js";
