@@ -248,6 +248,7 @@ def test_zip_archive_refuses_such_members_as_user_files(
         (tarfile.FIFOTYPE, "pipe"),
         (tarfile.GNUTYPE_SPARSE, "file with holes"),
         (b"M", "part of a file in another volume"),
+        (b"Z", "record of an unknown type"),
     ],
 )
 def test_tar_archive_ignores_special_files_beside_users(

@@ -25,7 +25,6 @@ HASH_COMMENTS = re.compile(r"(?:^|\s)#\s(.*)")
 CODE_IN_MARKDOWN = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\n]*\)", re.DOTALL)
 OWN_FILES = {"tests/unit/test_prose.py", "tests/unit/idioms.txt"}
 EXCEPTIONS = {
-    "worker/bundles/tar_archive.py": "is none",
     "worker/bundles/members.py": "by itself",
     "worker/bundles/catalog.py": "anew",
     "shared/formats/records.py": "anew",

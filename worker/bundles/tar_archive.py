@@ -66,6 +66,8 @@ _EXTENDED_HEADER_TYPES = {
     tarfile.GNUTYPE_LONGLINK,
 }
 _FILE_TYPES = {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE}
+# A folder, the list of a folder, the label of a volume.
+_TYPES_WITHOUT_FILE = {tarfile.DIRTYPE, b"D", b"V"}
 _MULTIVOLUME_TYPE = b"M"
 _SPECIAL_FILE_TYPES = {
     tarfile.SYMTYPE: "link",
@@ -170,10 +172,12 @@ class TarArchive:
                 f"the paths of its members have more than {MAX_PATH_LENGTH:,} characters"
             )
         kind = _SPECIAL_FILE_TYPES.get(entry.kind)
+        if kind is None and entry.kind not in {*_FILE_TYPES, tarfile.LNKTYPE}:
+            kind = "record of an unknown type"
         if entry.is_sparse:
             kind = _SPECIAL_FILE_TYPES[tarfile.GNUTYPE_SPARSE]
-        if kind is None and entry.kind not in {*_FILE_TYPES, tarfile.LNKTYPE}:
-            reader.read_body(entry.size, 0)  # a folder, a volume label, the list of a folder
+        if entry.kind in _TYPES_WITHOUT_FILE and not entry.is_sparse:
+            reader.read_body(entry.size, 0)
             return None
         file = check_member_path(name)
         if entry.kind == tarfile.LNKTYPE:
@@ -313,7 +317,7 @@ class _TarReader:
             return None
         except (tarfile.HeaderError, ValueError):
             raise (
-                InvalidArchive("it is damaged: a header is none")
+                InvalidArchive("it is damaged: a header is invalid")
                 if self._unpacked_bytes
                 else _not_a_tar_error(block)
             ) from None
@@ -334,7 +338,7 @@ class _TarReader:
     def read_body(self, size: int, max_bytes: int) -> bytes:
         """Return the first `max_bytes` of the next data, and skip the rest of its `size` bytes."""
         if size < 0:
-            raise InvalidArchive("it is damaged: a header is none")
+            raise InvalidArchive("it is damaged: a header is invalid")
         body = self._stream.read(min(size, max_bytes))
         # The data is padded to a multiple of the block size.
         rest = size - len(body) + -size % _TAR_BLOCK_BYTES
@@ -394,14 +398,14 @@ def _not_a_tar_error(head: bytes) -> InvalidArchive:
     if head.startswith(GZIP_MAGIC):
         return InvalidArchive("it is packed by gzip twice; unpack it once (gunzip)")
     if head.startswith(b"ustar", TAR_MAGIC_OFFSET):
-        return InvalidArchive("it is damaged: a header is none")
+        return InvalidArchive("it is damaged: a header is invalid")
     return unknown_format_error(
         head, "it is no tar archive, be it plain or packed by gzip; pack it again"
     )
 
 
 def _damaged_extended_header_error() -> InvalidArchive:
-    return InvalidArchive("it is damaged: an extended header is none")
+    return InvalidArchive("it is damaged: an extended header is invalid")
 
 
 def parse_records(body: bytes) -> Iterator[tuple[bytes, bytes]]:
