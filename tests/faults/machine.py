@@ -14,7 +14,12 @@ from typing import Any
 import hypothesis
 from hypothesis import note, reject
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
 from hypothesis.strategies import SearchStrategy
 
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
@@ -92,6 +97,8 @@ FAILURE_FATES = st.sampled_from(
 )
 TIMES_S = st.sampled_from([1, 6, 6, 6, 31, 61, 121, 700])
 AGES_S = st.sampled_from([0, 1, 100_000])
+MAX_ACTIONS = st.sampled_from([2, 10, 100, 100])
+"""Limits of a history. In a long history, later actions often repair the harm of earlier ones."""
 
 
 def _build_stop_strategy(kind: str) -> SearchStrategy[str]:
@@ -186,16 +193,24 @@ class Histories(RuleBasedStateMachine):
         self.world = type(self).new_world()
         self.action_strategy: SearchStrategy[tuple[Any, ...]] = st.nothing()
         self.fates = [0]
+        self.actions_left = 0
 
     @initialize(
         faults=st.lists(st.sampled_from(sorted(FAULTS)), max_size=2),
         is_new=st.sampled_from([False] * 7 + [True]),
         fates=st.lists(st.integers(0, 2), min_size=1, max_size=4),
         copy_images=st.booleans(),
+        max_actions=MAX_ACTIONS,
         first_trace=st.runner().flatmap(lambda machine: st.sampled_from(machine.first_traces)),
     )
     def begin(
-        self, faults: list[str], is_new: bool, fates: list[int], copy_images: bool, first_trace: str
+        self,
+        faults: list[str],
+        is_new: bool,
+        fates: list[int],
+        copy_images: bool,
+        max_actions: int,
+        first_trace: str,
     ) -> None:
         """Set up the history.
 
@@ -203,11 +218,13 @@ class Histories(RuleBasedStateMachine):
         - `is_new`: Rowdrop has never run before.
         - `fates`: what happens to the processes that are paused at the end.
         - `copy_images`: images are copied.
+        - `max_actions`: the number of actions after which nothing more happens.
         - `first_trace`: the trace with which the history begins, or empty.
         """
         if copy_images:
             self.world.enable_image_copies()
         self.fates = fates
+        self.actions_left = max_actions
         self.action_strategy = build_action_strategy(frozenset(faults))
         if not is_new:
             self.world.quiesce_and_check()
@@ -219,9 +236,11 @@ class Histories(RuleBasedStateMachine):
 
     @rule(action=st.runner().flatmap(lambda machine: machine.action_strategy))
     def act(self, action: tuple[Any, ...]) -> None:
-        """Perform one action."""
-        name, *arguments = action
-        getattr(self, name)(*arguments)
+        """Perform one action, unless the history has had all its actions."""
+        if self.actions_left:
+            self.actions_left -= 1
+            name, *arguments = action
+            getattr(self, name)(*arguments)
 
     def teardown(self) -> None:
         """End the history, and check that everything is right."""
