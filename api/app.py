@@ -174,10 +174,9 @@ def _add_routes(
         ),
     )
     app.add_route("/health/live", LiveResource(get_view))
-    app.add_route(
-        "/health/ready",
-        ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool),
-    )
+    ready = ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool)
+    app.add_route("/health/ready", ready)
+    app.add_route("/metrics", ready, suffix="metrics")
 
 
 def _make_change_feed(dependencies: Dependencies, clock: Callable[[], float]) -> ChangeFeed:

@@ -1,4 +1,4 @@
-"""Liveness and readiness: /health/live and /health/ready.
+"""Liveness, readiness and metrics: /health/live, /health/ready and /metrics.
 
 A process is live if it has a snapshot, so that GETs can be answered.  Rowdrop is ready if the
 pipeline keeps up and no loss of events or writes is known.
@@ -13,6 +13,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from api.controllers.metrics import render_metrics
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
@@ -67,7 +68,7 @@ class LiveResource:
 
 
 class ReadyResource:
-    """GET /health/ready.
+    """GET /health/ready, and GET /metrics with the suffix `metrics`.
 
     `clock` returns Unix seconds. `compute_pool` counts the suspicious rows of each new table.
     """
@@ -87,14 +88,26 @@ class ReadyResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with 200 if Rowdrop is ready, else with 503 and one sentence per reason."""
         parse_single_values(request.params, ())
-        view = self._get_view()
-        suspicious_count = await self._count_suspicious_rows(view)
-        body = describe_readiness(view, self._sweep_interval_s, self._clock(), suspicious_count)
+        body = await self._describe(self._get_view())
         response.media = body
         response.status = falcon.HTTP_200 if body["ready"] else falcon.HTTP_503
         response.set_header("Cache-Control", "no-store")
 
+    async def on_get_metrics(self, request: Request, response: Response) -> None:
+        """Respond with the same figures as metrics for Prometheus, always with 200."""
+        parse_single_values(request.params, ())
+        view = self._get_view()
+        readiness = await self._describe(view)
+        accept = request.get_header("Accept", default="")
+        response.data, response.content_type = render_metrics(view, readiness, accept)
+        response.set_header("Cache-Control", "no-store")
+
     on_head = on_get
+    on_head_metrics = on_get_metrics
+
+    async def _describe(self, view: View) -> dict[str, Any]:
+        suspicious_count = await self._count_suspicious_rows(view)
+        return describe_readiness(view, self._sweep_interval_s, self._clock(), suspicious_count)
 
     async def _count_suspicious_rows(self, view: View) -> int | None:
         """Return the number of suspicious rows, None if it is not known soon."""

@@ -188,7 +188,7 @@ def test_auth_middleware_opens_liveness_in_every_spelling(api: ApiWithAuth, path
     "path",
     [
         "/data", "/%64ata", "//data", "/data/", "/health/live/../../data", "/health/live/x",
-        "/data/health/live", "/health/live%2f..%2fdata", "/health/ready", "/health",
+        "/data/health/live", "/health/live%2f..%2fdata", "/health/ready", "/health", "/metrics",
         "/files/health/live", "/stats", "/", "/docs", "/openapi.json", "/nowhere",
         "/changes", "/data/page/1", "/page", "/page/", "/x/../page/1/main.js",
     ],

@@ -7,7 +7,9 @@ from dataclasses import replace
 import falcon.asgi
 import pytest
 from falcon.testing import ASGIConductor
+from prometheus_client.parser import text_string_to_metric_families
 
+from api.controllers.metrics import render_metrics
 from api.resources.health import (
     ReadyResource,
     describe_lasting_status,
@@ -265,3 +267,54 @@ def test_readiness_warns_of_silent_changes() -> None:
     answer = describe_readiness(replace(VIEW, pipeline_status=without_events), HOUR, NOW)
     assert len(answer["warnings"]) == 1
     assert "rowdrop init" in answer["warnings"][0]
+
+
+def read_samples(view: View) -> dict[str, float]:
+    body, content_type = render_metrics(view, describe_readiness(view, HOUR, NOW, 4), accept="")
+    assert content_type.startswith("text/plain")
+    samples = {}
+    for family in text_string_to_metric_families(body.decode()):
+        assert family.documentation
+        for sample in family.samples:
+            samples[" ".join((sample.name, *sample.labels.values()))] = sample.value
+    return samples
+
+
+def test_metrics_have_the_figures_of_readiness() -> None:
+    status = replace(
+        PIPELINE_STATUS,
+        dirty_counts=make_dirty_counts(sweep=5),
+        oldest_event_mark_at=NOW - 61,
+        waiting_events=8,
+    )
+    view = replace(VIEW, pipeline_status=status, consistent_as_of=NOW - 30)
+    assert read_samples(view) == {
+        "rowdrop_ready": 0,
+        "rowdrop_rows": 1,
+        "rowdrop_rejected": 2,
+        "rowdrop_held": 1,
+        "rowdrop_suspicious": 4,
+        "rowdrop_ignored": 7,
+        "rowdrop_dead_letters": 0,
+        "rowdrop_events_waiting": 8,
+        "rowdrop_lag_seconds": 61,
+        "rowdrop_snapshot_age_seconds": 1,
+        "rowdrop_redis_age_seconds": 1,
+        "rowdrop_consistent_timestamp_seconds": NOW - 30,
+        "rowdrop_last_publish_timestamp_seconds": NOW - 90,
+        "rowdrop_last_sweep_timestamp_seconds": NOW - 1800,
+        **{f"rowdrop_dirty_users {cause}": 0 for cause in status.dirty_counts},
+        "rowdrop_dirty_users sweep": 5,
+        "rowdrop_lost_and_healed_total": 2,
+        "rowdrop_loss_signals_total redis_emptied": 1,
+    }
+    assert read_samples(VIEW)["rowdrop_lag_seconds"] == 0
+
+
+def test_metrics_have_no_sample_of_what_is_not_known() -> None:
+    assert read_samples(View()) == {
+        "rowdrop_ready": 0,
+        "rowdrop_rejected": 0,
+        "rowdrop_held": 0,
+        "rowdrop_suspicious": 4,
+    }

@@ -187,7 +187,7 @@ def test_stats_route_mean_birth_date_is_exact(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/"]
+    "path", ["/data", "/stats", "/errors", "/health/live", "/health/ready", "/metrics", "/"]
 )
 def test_routes_ignore_trailing_slash(service: Service, path: str) -> None:
     assert service.get(path.rstrip("/") + "/").content == service.get(path).content
@@ -566,6 +566,19 @@ def test_index_route_lists_every_route(service: Service) -> None:
         "/health/ready",
     }
     assert all(route["description"].endswith(".") for route in routes)
+
+
+def test_metrics_route_responds_in_the_format_of_the_client(service: Service) -> None:
+    plain = service.get("/metrics")
+    assert plain.status_code == 200
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert f"rowdrop_rows {float(service.get('/stats').json['count'])}\n" in plain.text
+    newer = service.get("/metrics", Accept="application/openmetrics-text")
+    assert newer.headers["content-type"].startswith("application/openmetrics-text")
+    assert newer.text.endswith("# EOF\n")
+    service.view = View()
+    assert service.get("/metrics").status_code == 200
+    assert service.get("/health/ready").status_code == 503
 
 
 def test_live_route_is_503_until_table_is_loaded(service: Service) -> None:
