@@ -33,10 +33,11 @@ border-radius: 3px; }
 pre { padding: .8em; overflow-x: auto; }
 .quiet { color: var(--quiet); }
 """
-# The policy allows this inline style by its hash, and no other style or script.
 _STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
+STYLE_SOURCE = f"'sha256-{_STYLE_HASH}'"
+"""Allows this inline style in a policy, and no other."""
 _CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+    f"default-src 'none'; style-src {STYLE_SOURCE}; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_HEADERS = (

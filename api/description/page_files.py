@@ -10,6 +10,7 @@ from pathlib import Path
 
 from falcon.asgi import Request, Response
 
+from api.answers.html_page import STYLE_SOURCE
 from api.description.constant_body import ConstantBody
 from api.query.filters import parse_single_values
 from api.web.problems import Problem
@@ -22,8 +23,10 @@ _MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+# The page shows answers such as the documentation in new tabs. They inherit this policy.
 _CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    f"default-src 'none'; script-src 'self'; style-src 'self' {STYLE_SOURCE}; "
+    "img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _HTML_HEADERS = (

@@ -111,6 +111,17 @@ def test_token_is_asked_for_once_and_never_in_an_address(
         with page.tab.expect_download() as download:
             page.tab.get_by_role("link", name="CSV", exact=True).click()
         assert download.value.path().read_bytes() == ONE_ROW_CSV
+        for name, text in {
+            "API": "Not Implemented",
+            "Health, as JSON": "consistent_as_of",
+            "Metrics, for Prometheus": "rowdrop_rows 1.0",
+        }.items():
+            with page.tab.expect_popup() as popup:
+                page.tab.get_by_role("link", name=name, exact=True).click()
+            expect(popup.value.locator("body")).to_contain_text(text)
+            if name == "API":
+                table = popup.value.locator("table").first
+                expect(table).to_have_css("border-collapse", "collapse")  # its style is allowed
         assert [address for address in addresses if "token" in address] == []
         # The browser itself reports each 401.
         page.complaints = [each for each in page.complaints if "401" not in each]

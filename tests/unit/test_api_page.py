@@ -11,7 +11,7 @@ import pytest
 
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
-from api.answers.html_page import render_rows_page
+from api.answers.html_page import STYLE_SOURCE, render_rows_page
 from api.description.page_files import FOLDER, PageFiles, load_page_files
 from api.query.row_query import RowQuery
 from shared.formats.records import COLUMNS
@@ -65,7 +65,7 @@ def test_page_has_strict_content_security_policy(service: Service) -> None:
     assert dict(part.strip().split(" ", 1) for part in policy.split(";")) == {
         "default-src": "'none'",
         "script-src": "'self'",
-        "style-src": "'self'",
+        "style-src": f"'self' {STYLE_SOURCE}",  # the style of answers that it opens
         "img-src": "'self' blob:",
         "connect-src": "'self'",
         "form-action": "'self'",

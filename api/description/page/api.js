@@ -137,3 +137,13 @@ export async function download(event, path, name) {
   el("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60000);
 }
+
+// Open an answer in a new tab. Without a token the browser follows the link itself.
+export async function openAnswer(event, path) {
+  if (!getToken()) return;
+  event.preventDefault();
+  const response = await send(path);
+  const address = URL.createObjectURL(await response.blob());
+  window.open(address);
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}

@@ -1,6 +1,6 @@
 // Put the parts of the page together.
 
-import { describeApi, download } from "./api.js";
+import { describeApi, download, getToken, openAnswer } from "./api.js";
 import { attempt, button, el, find, formatNumber, refreshTimes, setText, throttle } from "./dom.js";
 import { Detail } from "./detail.js";
 import { Files } from "./files.js";
@@ -89,6 +89,11 @@ async function start() {
 
   showDownloads(api, filters);
   showExamples(api, filters);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href]");
+    if (!link || link.download || link.origin !== location.origin || link.pathname === "/") return;
+    openAnswer(event, link.pathname + link.search).catch((error) => showNotice(error.message));
+  });
   await Promise.all([table.restart(), refreshNumbers()]);
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
@@ -214,7 +219,8 @@ function showExamples(api, filters) {
     return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, el("code", {}, `/data?${query}`)));
   }));
   const links = [["/docs", "The API, with examples"], ["/openapi.json", "Its description for programs (OpenAPI)"],
-    ["/data?format=html", "The rows as a plain page without scripts"], ["/health/ready", "Health, as JSON"],
+    ["/health/ready", "Health, as JSON"], ["/metrics", "Metrics, for Prometheus"],
+    ...(getToken() ? [] : [["/data?format=html", "The rows as a plain page without scripts"]]), // its links send no token
     ...api.links.map(({ title, address }) => [address, title])];
   find("links").replaceChildren(...links.map(([href, text]) => el("li", {}, el("a", { href }, text))));
 }
