@@ -17,6 +17,8 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.answers.quotes import QuoteReader
 from api.answers.table_answers import TableAnswers
+from api.controllers.bundle_drop_controller import BundleDropController, BundleReader
+from api.controllers.completion_waiter import CompletionWaiter
 from api.controllers.drop_controller import DropController
 from api.controllers.event_controller import EventController
 from api.controllers.rebuild_controller import RebuildController
@@ -60,17 +62,18 @@ MAX_FORM_FILES = 1_000
 class Dependencies(NamedTuple):
     """The dependencies of the routes.
 
-    `source_transfers` moves objects of the source bucket, `copy_transfers` the image copies in the
-    output bucket. `compute_pool` runs what takes more than about 2 ms, `redis_pool` what waits for
-    Redis. `max_upload_bytes` is the largest size of a file in a PUT request. `page_links` are links
-    to other servers, for the page. `is_stopping` returns True when answers without an end have to
-    end.
+    `source_transfers` moves objects of the source bucket, `copy_transfers` image copies and the
+    bundle catalog in the output bucket. `compute_pool` runs what takes more than about 2 ms,
+    `redis_pool` what waits for Redis. `max_upload_bytes` is the largest size of a file in a PUT
+    request. `page_links` are links to other servers, for the page. `is_stopping` returns True when
+    answers without an end have to end.
     """
 
     get_view: ViewProvider
     rebuild_controller: RebuildController
     refresh_controller: RefreshController
     event_controller: EventController
+    waiter: CompletionWaiter
     source_transfers: Transfers
     copy_transfers: Transfers
     unpacks: Unpacks
@@ -153,6 +156,7 @@ def _add_routes(
         FileResource(
             dependencies.source_transfers,
             DropController(get_view, dependencies.refresh_controller, dependencies.compute_pool),
+            _make_bundle_drops(dependencies),
             receipts,
             dependencies.max_upload_bytes,
         ),
@@ -177,6 +181,21 @@ def _add_routes(
     ready = ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool)
     app.add_route("/health/ready", ready)
     app.add_route("/metrics", ready, suffix="metrics")
+
+
+def _make_bundle_drops(dependencies: Dependencies) -> BundleDropController:
+    return BundleDropController(
+        dependencies.get_view,
+        dependencies.waiter,
+        BundleReader(
+            dependencies.source_transfers,
+            dependencies.copy_transfers,
+            dependencies.receipts,
+            dependencies.redis_pool,
+        ),
+        dependencies.unpacks,
+        dependencies.redis_pool,
+    )
 
 
 def _make_change_feed(dependencies: Dependencies, clock: Callable[[], float]) -> ChangeFeed:

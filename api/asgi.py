@@ -47,7 +47,7 @@ from shared.task_queue import TaskQueue, create_celery
 REDIS_TIMEOUT_S = 1.5
 """Timeout of each connection attempt and each command, in seconds."""
 MAX_WAITING_REQUESTS = 20
-"""Requests that may wait concurrently for a rebuild or a refresh, per process."""
+"""Requests that may wait concurrently for a result, per process."""
 
 
 def _create_redis_client(url: str) -> "Redis":
@@ -87,6 +87,7 @@ dependencies = Dependencies(
     event_controller=EventController(
         redis_client, settings.source_bucket, compute_pool, redis_pool
     ),
+    waiter=waiter,
     source_transfers=Transfers(
         settings.source_bucket,
         lambda: open_file_store(settings, settings.source_bucket),

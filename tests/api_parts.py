@@ -99,6 +99,7 @@ def make_dependencies(
             RefreshRequests(redis), tasks.refresh_requested, waiter, redis_pool
         ),
         event_controller=EventController(redis, store.bucket, compute_pool, redis_pool),
+        waiter=waiter,
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
         unpacks=Unpacks(redis),

@@ -1,4 +1,4 @@
-"""PUT /files/{name}?wait=: wait until an uploaded file is published, and answer with its result."""
+"""PUT /files/{name}?wait=: wait until a user's file is published, and answer with its result."""
 
 import json
 import logging
@@ -15,6 +15,7 @@ from api.controllers.refresh_controller import RefreshController
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
+from shared.formats.records import Reject
 from shared.formats.source_keys import UserFile
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class DropController:
             return
         view = self._get_view()
         row = _find_row(view, file.user_id)
-        _raise_reject(view, file, name, etag, is_held=row is not None)
+        reject = view.rejects.get(file.user_id)
+        raise_reject(reject, name, etag, user_id=file.user_id, is_held=row is not None)
         result, reason = await self._find_result(view, file, name, row)
         response.status = falcon.HTTP_200
         response.media |= {"status": "published", "result": result, "reason": reason, "row": row}
@@ -68,7 +70,7 @@ class DropController:
         if not file.is_csv:
             return find_image_result(name, row)
         reject = view.rejects.get(file.user_id)
-        # A reject of the same file is that of a newer version: see `_raise_reject`.
+        # A reject of the same file is that of a newer version: see `raise_reject`.
         is_replaced = reject is not None and reject.key == name
         if row is None or view.table is None or is_replaced:
             return "superseded", REPLACED
@@ -88,18 +90,23 @@ def _find_row(view: View, user_id: str) -> dict[str, Any] | None:
     return row
 
 
-def _raise_reject(view: View, file: UserFile, name: str, etag: str, *, is_held: bool) -> None:
-    """Raise a 422 `Problem` if this version of a file is rejected."""
-    reject = view.rejects.get(file.user_id)
+def raise_reject(
+    reject: Reject | None, name: str, etag: str, *, user_id: str | None, is_held: bool
+) -> None:
+    """Raise a 422 `Problem` if the reject is that of this version of a file.
+
+    `is_held`: the last valid version stays in use. `user_id` is None for a bundle.
+    """
     if reject is None or (reject.key, reject.etag) != (name, etag):
         return
     position = "" if reject.line is None else f", line {reject.line}"
-    held = "; the row of its last valid version stays" if is_held else ""
+    # The reason of a bundle says it already.
+    held = "; the row of its last valid version stays" if is_held and user_id else ""
     raise Problem(
         "rejected",
         f"{name[:300]!r}{position}: {reject.reason}{held}.",
         name=name,
-        user_id=file.user_id,
+        user_id=user_id,
         etag=etag,
         reason=reject.reason,
         line=reject.line,

@@ -19,7 +19,6 @@ from shared.formats.source_keys import (
     IgnoredFile,
     UserFile,
     classify_key,
-    is_valid_key,
     make_bundle_id,
 )
 from shared.object_store import ObjectInfo
@@ -75,7 +74,7 @@ class ReceiptController:
         if user_id is not None:
             receipts, is_dirty = await self._redis_pool.run(self._receipts.read_user, user_id)
         # After the receipts: a version that is newer than them is pending.
-        info = await self._find_object(name)
+        info = await self._transfers.find_object(name)
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
@@ -127,13 +126,6 @@ class ReceiptController:
             "is_changing": is_dirty,
             **_describe_times(newest, view),
         }
-
-    async def _find_object(self, name: str) -> ObjectInfo | None:
-        if not is_valid_key(name):
-            return None
-        # The first object with this prefix is the object itself, if it exists.
-        listed = await self._transfers.list_page(name, "", 1)
-        return listed[0] if listed and listed[0].key == name else None
 
 
 class _File:

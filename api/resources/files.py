@@ -13,6 +13,7 @@ from falcon.asgi.multipart import BodyPart
 from api.access.auth import was_allowed_by_token
 from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_stored_page
+from api.controllers.bundle_drop_controller import BundleDropController
 from api.controllers.drop_controller import DropController
 from api.controllers.receipt_controller import ReceiptController
 from api.query.body_forms import describe_wrapped_body, format_upload_command
@@ -106,11 +107,13 @@ class FileResource:
         self,
         transfers: Transfers,
         drops: DropController,
+        bundle_drops: BundleDropController,
         receipts: ReceiptController,
         max_upload_bytes: int,
     ) -> None:
         self._transfers = transfers
         self._drops = drops
+        self._bundle_drops = bundle_drops
         self._receipts = receipts
         self._max_upload_bytes = max_upload_bytes
 
@@ -151,7 +154,8 @@ class FileResource:
         """Store the request's body under this name.
 
         The row follows asynchronously: the write triggers an event of the bucket. With `?wait=`,
-        responds with the row of a user's file, or with a 422 and the reason, once it is published.
+        responds with the row of a user's file or with the counts of a bundle, or with a 422 and the
+        reason, once the result is published.
         """
         _refuse_receipt(name)
         wait_s = parse_wait(request)
@@ -168,6 +172,8 @@ class FileResource:
         file = classify_key(name)
         if wait_s and isinstance(file, UserFile):
             await self._drops.await_result(response, file, name, etag, wait_s)
+        elif wait_s:
+            await self._bundle_drops.await_result(request, response, name, etag, wait_s)
 
     async def on_options(self, request: Request, response: Response, name: str) -> None:
         """Answer with the methods: a receipt can only be read."""

@@ -71,7 +71,7 @@ PROBLEM_KINDS = {
         422,
         "The file is rejected",
         "The file is stored, but it is not valid, so it makes no row.  `reason` and `line` say why "
-        "and where.  `held`: the row of the last valid version stays until the file is fixed.",
+        "and where.  `held`: the last valid version stays in use until the file is fixed.",
     ),
     "rebuild-failed": ProblemKind(
         500,

@@ -21,6 +21,7 @@ from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
 from shared.counts import format_count
+from shared.formats.source_keys import is_valid_key
 from shared.object_store import (
     FileStore,
     NotModified,
@@ -34,6 +35,8 @@ from shared.object_store import (
 
 SEGMENT_BYTES = 1 << 20
 """Size in bytes of the pieces in which an object is read."""
+MAX_OBJECT_BYTES = 64 << 20
+"""Size in bytes of the largest object that is read as a whole."""
 MAX_BUFFERED_BODY_BYTES = 32 << 20
 """Received bytes of bodies that one process holds, of at most `SEGMENT_BYTES` each."""
 MAX_BUFFERED_FORM_BYTES = 32 << 20
@@ -99,6 +102,29 @@ class Transfers:
     async def list_page(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
         """Return the first `limit` objects that have this key prefix and sort after `after`."""
         return await self._call_store(lambda store: store.list_page(prefix, after, limit))
+
+    async def find_object(self, key: str) -> ObjectInfo | None:
+        """Return what a LIST shows of an object, also of an unreadable one; None without one."""
+        if not is_valid_key(key):
+            return None
+        # The first object with this prefix is the object itself, if it exists.
+        listed = await self.list_page(key, "", 1)
+        return listed[0] if listed and listed[0].key == key else None
+
+    async def parse_object(self, key: str, parse: Callable[[bytes], _Result]) -> _Result:
+        """Return what `parse` makes of an object as a whole, in a thread of the store.
+
+        Of an object that does not exist it gets no bytes, of a larger one `MAX_OBJECT_BYTES`.
+        """
+
+        def fetch(store: FileStore) -> _Result:
+            try:
+                body = store.get_segment(key, 0, MAX_OBJECT_BYTES).body
+            except ObjectNotFound:
+                body = b""
+            return parse(body)
+
+        return await self._call_store(fetch)
 
     async def delete_object(self, key: str) -> bool:
         """Delete an object, even an unreadable one; return False if it did not exist."""

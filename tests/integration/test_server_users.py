@@ -216,6 +216,13 @@ def test_minio_policies_allow_recorded_image_copies(servers: SecuredServers) -> 
     servers.client("drop").remove_object(BUCKETS.source, "copied.png")
 
 
+def test_minio_policies_allow_api_to_read_catalog(servers: SecuredServers) -> None:
+    """Without it an upload of a bundle would get no answer."""
+    put(servers.client("worker"), BUCKETS.output, "bundles.json")
+    assert servers.client("api").get_object(BUCKETS.output, "bundles.json").status == 200
+    servers.client("worker").remove_object(BUCKETS.output, "bundles.json")
+
+
 def test_minio_server_answers_no_foreign_origin(servers: SecuredServers) -> None:
     for origin, is_answered in (("http://evil.example", False), (UNUSED_ORIGIN, True)):
         headers = {"Origin": origin, "Access-Control-Request-Method": "PUT"}

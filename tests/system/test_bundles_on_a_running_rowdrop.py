@@ -1,5 +1,6 @@
 """Tests that drop archives into a running Rowdrop: valid, broken and hostile ones of every kind."""
 
+import http.client
 import io
 import json
 import shutil
@@ -120,6 +121,31 @@ def test_rowdrop_rejects_each_broken_archive_without_other_effect(
     wait_until(lambda: errors(rowdrop) == {}, timeout_s=120)
     s3.remove_object("src-data", "good.zip")
     wait_until(lambda: rowdrop.list_users() == [])
+
+
+def test_rowdrop_answers_uploads_of_archives(rowdrop: RunShProcess, s3: Minio) -> None:
+    """Of a new archive, of the same again, and of one that is not valid."""
+    archive = make_zip(VALID_FILES)
+    first = upload(rowdrop, "answered.zip", archive)
+    assert (first["result"], first["users"], first["state"]) == ("unpacked", 1, "done")
+    assert rowdrop.list_users() == ["1"]
+    again = upload(rowdrop, "answered.zip", archive)
+    assert (again["result"], again["task_id"]) == ("unpacked", first["task_id"])
+    rejected = upload(rowdrop, "answered.zip", b"no archive")
+    assert (rejected["status"], rejected["held"]) == (422, True)
+    assert rejected["reason"] == errors(rowdrop)["answered.zip"]
+    s3.remove_object("src-data", "answered.zip")
+    wait_until(lambda: rowdrop.list_users() == [])
+
+
+def upload(rowdrop: RunShProcess, name: str, body: bytes) -> Any:  # noqa: ANN401
+    port = int(rowdrop.credentials["API_PORT"])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=70)
+    try:
+        connection.request("PUT", f"/files/{name}?wait=60", body)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize("program", ["zip", "tar"])

@@ -208,7 +208,7 @@ export class Uploads {
     const result = await this.waitForResult(item.name, answer);
     if (result.reason) {
       const place = result.line ? `line ${result.line}: ` : "";
-      this.finish(item, "rejected", "bad", "rejected", `${place}${result.reason}${result.held ? ". The last valid row stays." : ""}`);
+      this.finish(item, "rejected", "bad", "rejected", `${place}${result.reason}${result.held && result.user_id ? ". The last valid row stays." : ""}`);
       if (this.isNewest(item)) entry.offer(...fileButtons(item.name, entry.status, this));
     } else if (result.row) {
       if (result.warning) this.finish(item, "stored", "warn", "suspicious", result.warning);
@@ -235,7 +235,8 @@ export class Uploads {
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
     if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
-    if (body.look_at === "/tasks") return waitForBundle(name, body);
+    if (body.result === "unpacked") return describeBundle(body);
+    if (body.look_at === "/tasks" && status !== 200) return waitForBundle(name);
     return status === 200 ? describeResult(body) : waitForReceipt(name, body);
   }
 
@@ -421,7 +422,7 @@ async function waitForReceipt(name, { etag }) {
   return STORED;
 }
 
-async function waitForBundle(name, { etag }) {
+async function waitForBundle(name) {
   const isOf = (task) => task.bundle === name;
   for (let number = 0; number < 600; number += 1) {
     await new Promise((resolve) => setTimeout(resolve, number < 10 ? 200 : 1000));
@@ -431,10 +432,14 @@ async function waitForBundle(name, { etag }) {
     // An earlier version of the bundle may be listed while this one waits.
     if (isWaiting || !task || !task.finished_at || number < 5) continue;
     if (task.state === "rejected" || task.state === "failed") return { reason: task.error ?? task.state, line: null, held: false };
-    const className = task.rejected || !task.users ? "warn" : "good";
-    return { className, tag: task.state, text: formatUsers(task), etag };
+    return describeBundle(task);
   }
   return STORED;
+}
+
+function describeBundle(task) {
+  const className = task.rejected || !task.users ? "warn" : "good";
+  return { className, tag: task.state, text: formatUsers(task) };
 }
 
 // -- what was dropped --------------------------------------------------------------------------

@@ -132,7 +132,10 @@ def minio_policies(buckets: Buckets) -> dict[str, Policy]:
             _allow(["s3:GetObject", *_WRITE_ACTIONS], f"{source}/*"),
             _allow(
                 ["s3:GetObject"],
-                *(f"{output}/{name}" for name in (OUTPUT_KEY, REJECTS_KEY, f"{IMAGES_FOLDER}/*")),
+                *(
+                    f"{output}/{name}"
+                    for name in (OUTPUT_KEY, REJECTS_KEY, CATALOG_KEY, f"{IMAGES_FOLDER}/*")
+                ),
             ),
         ),
         "loader": _policy(
