@@ -142,10 +142,11 @@ _LAST_BIRTH_DAY = 49_309
 # whole quarters of an hour since 1972. One of 125 midnights in seconds is one as well, and is
 # missed.
 _QUARTER_HOUR_MS = 900_000
-# No person who is alive was born outside of these years. A valid date outside of them may be a date
-# from 1968 to 1978 in microseconds, or a limit of a data type, such as 9999-12-31.
+# No person who is alive was born outside of the years 1800 to 2035. A valid date before 1800 or after
+# 2100 may be one from 1968 to 1978 in microseconds, or a limit of a data type, such as 9999-12-31.
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_1800_MS = -5_364_662_400_000
+_YEAR_2036_MS = 2_082_758_400_000
 _YEAR_2101_MS = 4_133_980_800_000
 _YEAR_9999_END_MS = 253_402_300_799_999
 _REPLACE_OR_KEEP = "If so, replace the file by one with milliseconds since 1970; if not, keep it"
@@ -176,6 +177,11 @@ _UNLIKELY_BIRTHS = (
         _LAST_BIRTH_S,
         f"born {{date}}: are these seconds? {_REPLACE_OR_KEEP}",
         _QUARTER_HOUR_MS,
+    ),
+    UnlikelyRange(
+        _YEAR_2036_MS,
+        _YEAR_2101_MS - 1,
+        f"born {{date}}: is this year wrong? {_REPLACE_OR_KEEP}",
     ),
     UnlikelyRange(_YEAR_2101_MS, _YEAR_9999_END_MS, _MICROSECONDS),
     UnlikelyRange(_YEAR_1_MS, _YEAR_1800_MS - 1, _MICROSECONDS),

@@ -43,6 +43,8 @@ def count_ms(day: date) -> int:
         (-9_000, "born 1969-12-31: are these days, as spreadsheets count them?"),
         (19_860_102, "born 1970-01-01: is this a date such as 19991231?"),
         (1986, "born 1970-01-01: is this only a year?"),
+        (2_082_758_400_000, "born 2036-01-01: is this year wrong?"),
+        (4_133_980_799_999, "born 2100-12-31: is this year wrong?"),
         (94_694_400_000_000, "born 4970-09-30: are these microseconds, or"),
         (-9_000_000_000_000, "born 1684-10-19: are these microseconds, or"),
         (253_402_214_400_000, "born 9999-12-31: are these microseconds, or"),
