@@ -246,15 +246,23 @@ def _select_receipt(own: Sequence[Receipt], name: str, etag: str | None) -> Rece
 
 
 def _find_visible_time(receipt: Receipt, view: View) -> float | None:
-    """Return since when this process serves the receipt's version; None if it does not yet."""
-    known_at = view.visible_since.get(receipt.output_etag)
-    return None if known_at is None else max(known_at, receipt.published_at)
+    """Return since when this process serves the receipt's version, or a newer one.
+
+    None if it does not yet, or if it may have been published before this process started.
+    """
+    versions = [*view.served_versions.values()]
+    # In a burst not each version is loaded.
+    newer = (each for each in versions if each.polled_at >= receipt.published_at)
+    served = view.served_versions.get(receipt.output_etag) or next(newer, None)
+    if served is None or (served is versions[0] and served.polled_at >= receipt.published_at):
+        return None
+    return max(served.since, receipt.published_at)
 
 
 def _is_visible(receipt: Receipt, view: View) -> bool:
     """Return whether this process serves the receipt's version, or a newer one."""
     polled_at = view.store_polled_at
-    return receipt.output_etag in view.visible_since or (
+    return receipt.output_etag in view.served_versions or (
         polled_at is not None and polled_at >= receipt.published_at
     )
 

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from api.snapshot.consistency import ConsistencyTracker
 from api.snapshot.process_registry import ProcessRegistry
 from api.snapshot.table import EMPTY_TABLE
-from api.snapshot.view import View, ViewUpdate
+from api.snapshot.view import ServedVersion, View, ViewUpdate
 from shared.duty_cycle import DutyCycle
 from shared.formats import rejects_csv as rejects
 from shared.formats.object_names import OUTPUT_KEY, REJECTS_KEY
@@ -34,7 +34,7 @@ POLL_INTERVAL_S = 2.0
 """Seconds after which a round begins without a notification."""
 RECONNECT_DELAY_S = 1.0
 """Seconds between two attempts to connect to Redis."""
-MAX_VISIBLE_VERSIONS = 200
+MAX_SERVED_VERSIONS = 200
 """Versions of output.csv of which a process knows since when it serves them, the newest."""
 POLL_TIME_FRACTION = 0.25
 """The thread works for at most this share of the time.
@@ -165,7 +165,7 @@ class SnapshotPoller:
     def _poll_store(self) -> None:
         started_at = self._clock()
         try:
-            self._load_table()
+            self._load_table(started_at)
             self._load_rejects()
         except (
             StoreUnavailable,
@@ -185,13 +185,16 @@ class SnapshotPoller:
         else:
             self._update_view(store_error=None, store_polled_at=started_at)
 
-    def _load_table(self) -> None:
+    def _load_table(self, polled_at: float) -> None:
         table = EMPTY_TABLE if self.view.table is None else self.view.table
         with suppress(NotModified):
             stored = self._store.get(OUTPUT_KEY, if_none_match=table.etag or None)
             newer = table.build_next_version(stored.body, stored.etag)
-            times = [*self.view.visible_since.items(), (stored.etag, self._clock())]
-            self._update_view(table=newer, visible_since=dict(times[-MAX_VISIBLE_VERSIONS:]))
+            served = dict(self.view.served_versions)
+            # A version that comes back, such as after a restored file, keeps its first time.
+            served.setdefault(stored.etag, ServedVersion(polled_at, self._clock()))
+            newest = dict([*served.items()][-MAX_SERVED_VERSIONS:])
+            self._update_view(table=newer, served_versions=newest)
 
     def _load_rejects(self) -> None:
         with suppress(NotModified, ObjectNotFound):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,6 +57,16 @@ class RejectList:
         return Counter(filter(None, map(parse_member_bundle, keys)))
 
 
+class ServedVersion(NamedTuple):
+    """When a version of output.csv was found, and since when it is served; in Unix seconds.
+
+    `polled_at` is the time before the store was asked: what was published earlier is in it.
+    """
+
+    polled_at: float
+    since: float
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The snapshot, and what this process last read about the pipeline.
@@ -67,7 +77,7 @@ class View:
     that events or writes may be lost.  `events_stalled_since`: since when the same event has been
     at the head of its list.  `consistent_as_of` is explained in `api.snapshot.consistency`.  The
     errors are those of the last attempt, None if it succeeded.
-    `visible_since` has the times when this process began to serve its newest versions, by ETag.
+    `served_versions` are the newest versions that this process has served, by ETag, oldest first.
     `reject_list` follows from `rejects` and `table`.
     """
 
@@ -81,7 +91,7 @@ class View:
     suspect_since: float | None = None
     events_stalled_since: float | None = None
     consistent_as_of: float | None = None
-    visible_since: Mapping[str, float] = field(default_factory=dict)
+    served_versions: Mapping[str, ServedVersion] = field(default_factory=dict)
     reject_list: RejectList = field(default_factory=lambda: RejectList({}, None))
 
     def __post_init__(self) -> None:
@@ -103,7 +113,7 @@ class ViewUpdate(TypedDict, total=False):
     suspect_since: float | None
     events_stalled_since: float | None
     consistent_as_of: float | None
-    visible_since: Mapping[str, float]
+    served_versions: Mapping[str, ServedVersion]
 
 
 ViewProvider = Callable[[], View]

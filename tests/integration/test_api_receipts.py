@@ -82,7 +82,11 @@ class Api:
 
 @pytest.fixture
 def api(rowdrop: RowdropHarness, settings: Settings, redis: "Redis") -> Api:
-    return Api(rowdrop, settings, redis)
+    """Return an API that has followed the empty table, so that it knows of each version."""
+    rowdrop.publish_pending()
+    api = Api(rowdrop, settings, redis)
+    api.follow()
+    return api
 
 
 def test_receipt_of_row_has_times_in_order(api: Api, rowdrop: RowdropHarness) -> None:
@@ -112,6 +116,43 @@ def test_receipt_is_pending_until_process_serves_it(api: Api, rowdrop: RowdropHa
     assert receipt["published_at"]
     api.follow()
     assert api.get_receipt("0001.csv")["result"] == "row"
+
+
+def test_receipt_is_visible_with_next_version_that_process_loads(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    rowdrop.process_users("0001")
+    rowdrop.put_files("0002", make_csv("Bob"))
+    api.process("0002")
+    skipped, loaded = api.get_receipt("0001.csv"), api.get_receipt("0002.csv")
+    assert skipped["version"] != loaded["version"]
+    assert skipped["visible_at"] == loaded["visible_at"] > loaded["published_at"]
+
+
+def test_receipt_keeps_its_time_when_its_version_returns(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    receipt = api.get_receipt("0001.csv")
+    rowdrop.put_files("0002", make_csv("Bob"))
+    api.process("0002")
+    rowdrop.source.delete("0002.csv")
+    api.process("0002")
+    assert rowdrop.output.get_etag("output.csv") == receipt["version"]
+    assert api.get_receipt("0001.csv") == receipt
+
+
+def test_receipt_of_earlier_publish_has_no_visible_time(
+    rowdrop: RowdropHarness, settings: Settings, redis: "Redis"
+) -> None:
+    """Other processes have served it, and a restart does not change since when."""
+    rowdrop.put_files("0001", make_csv("Ann"))
+    rowdrop.process_users("0001")
+    api = Api(rowdrop, settings, redis)
+    api.follow()
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["visible_at"]) == ("row", None)
+    assert receipt["published_at"]
 
 
 def test_receipt_of_reject_has_reason_and_line(api: Api, rowdrop: RowdropHarness) -> None:
@@ -177,9 +218,16 @@ def test_receipt_shows_public_nothing_of_the_past(api: Api, rowdrop: RowdropHarn
     assert public.get("/files/0001.csv/receipt", etag=old_etag).status_code == 404
 
 
+def test_receipt_needs_first_publish(
+    rowdrop: RowdropHarness, settings: Settings, redis: "Redis"
+) -> None:
+    rowdrop.source.put("0001.png", b"image")
+    api = Api(rowdrop, settings, redis)
+    assert api.get("/files/0001.png/receipt").status_code == 503
+
+
 def test_receipt_of_image_is_part_of_row(api: Api, rowdrop: RowdropHarness) -> None:
     rowdrop.source.put("0001.png", b"image")
-    assert api.get("/files/0001.png/receipt").status_code == 503  # before the first publish
     api.process("0001")
     receipt = api.get_receipt("0001.png")
     assert (receipt["result"], receipt["row"]) == ("part", None)
