@@ -93,6 +93,27 @@ def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio
     assert [each.object_name for each in s3.list_objects("src-data")] == ["ada.csv"]
 
 
+def test_file_with_extension_in_upper_case_is_uploaded_in_lower_case(page: RowdropPage) -> None:
+    page.drop(("ada.CSV", ADA))
+    expect(page.row("ada")).to_be_visible()
+    expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
+
+
+def test_damaged_image_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:
+    page.choose_file(page.button("Choose files"), "ada.png", PNG[:40], "image/png")
+    expect(page.upload("ada.png")).to_contain_text("it is no image, or a damaged one")
+    assert [*s3.list_objects("src-data")] == []
+
+
+def test_refused_file_is_not_tried_again(page: RowdropPage) -> None:
+    page.drop(("ada.csv", HEADER + 1_000_000 * "x"))
+    expect(page.upload("ada.csv")).to_contain_text("failed")
+    expect(page.upload("ada.csv")).to_contain_text("the limit is 1,000,000")
+    expect(page.button("Try again")).to_have_count(0)
+    # The browser itself reports the refusal.
+    page.complaints = [each for each in page.complaints if "413" not in each]
+
+
 def test_rejected_files_are_the_first_of_the_list(page: RowdropPage) -> None:
     page.drop(("ada.csv", "nothing\n"))
     expect(page.upload("ada.csv")).to_contain_text("rejected")
@@ -254,7 +275,9 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
         archive.writestr("notes.txt", "nothing")
     page.find("#files-input").set_input_files(bundle)
     expect(page.rows).to_have_count(5)
-    expect(page.upload("people.zip")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
+    expect(page.upload("people.zip")).to_contain_text(
+        "6 of 6 users, 1 rejected, 1 ignored: see Problems"
+    )
     expect(page.find("#task-list")).to_contain_text("people.zip")
     expect(page.find("#task-list")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
 
@@ -279,7 +302,18 @@ def test_member_of_bundle_is_replaced_by_a_file_of_its_own(
     assert names == ["ada.csv", "people.zip"]
     page.row("bob").click()
     expect(page.find("#detail")).to_contain_text("people.zip#bob.csv")
-    expect(page.find("#detail")).not_to_contain_text("has no file")
+    expect(page.find("#detail")).to_contain_text("Its values are from the bundle people.zip.")
+    expect(page.button("Read again").last).to_be_visible()
+    expect(page.button("Delete this row")).to_be_hidden()  # the bundle has its file
+    page.button("Close").click()
+    # Without a file of its own the invalid member counts again, and the row is held.
+    page.row("ada").click()
+    page.button("Delete this row").click()
+    expect(page.find("dialog.ask")).to_contain_text("If a bundle has files of the same name")
+    page.answer("Delete")
+    detail = page.find("#detail")
+    expect(detail).to_contain_text("because people.zip#ada.csv is rejected")
+    expect(detail).not_to_contain_text("Made from")
 
 
 def test_suspicious_row_is_a_problem_without_a_time(page: RowdropPage) -> None:

@@ -59,6 +59,16 @@ def test_health_is_shown_in_words_and_colour(page: RowdropPage) -> None:
     expect(meaning).to_be_visible()
 
 
+def test_lost_connection_is_shown_in_spite_of_a_warning(page: RowdropPage) -> None:
+    page.drop(("ada.csv", "first_name,last_name,birthts\nAda,Lovelace,946674001\n"))
+    expect(page.find("#health")).to_have_text("Up to date, with a warning")
+    page.tab.route("**/changes", lambda route: route.abort())
+    page.tab.reload()
+    expect(page.find("#facts")).to_be_visible()
+    expect(page.find("#health")).to_have_text("Not connected; retrying")
+    page.complaints.clear()  # the browser itself reports each request that failed
+
+
 def test_health_and_ages_are_updated_without_a_change(page: RowdropPage) -> None:
     page.drop(("bad.csv", "nothing\n"))
     page.find("#problems").scroll_into_view_if_needed()

@@ -38,10 +38,11 @@ export class Detail {
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.status = el("span", {});
     this.changePicture = button("", () => this.uploadPicture());
+    this.deleteRow = button("Delete this row", () => attempt(this.status, () => this.removeRow()), "small danger");
     this.asJson = el("a", { class: "button small" }, "As JSON");
     this.actions = el("span", { class: "buttons" }, this.changePicture,
       button("Read again", () => attempt(this.status, () => this.readAgain(), "Reading …")), this.asJson,
-      button("Delete this row", () => attempt(this.status, () => this.removeRow()), "small danger"));
+      this.deleteRow);
     this.dialog.replaceChildren(
       el("div", { class: "heading" }, this.title, button("Close", () => this.dialog.close())),
       this.error, this.gone, this.body,
@@ -89,7 +90,7 @@ export class Detail {
       this.error.hidden = true;
       if (response.ok) this.showRow(row);
       else this.showGone(receipt);
-      this.showFiles(files, response.ok);
+      this.showFiles(files, response.ok, explain);
       this.showStory(explain, receipt);
       if (response.ok) await this.showImage(row, files);
     } catch (error) {
@@ -126,10 +127,13 @@ export class Detail {
     setText(this.gone, `This row is gone.${reason}`);
   }
 
-  showFiles(files, isRow) {
+  showFiles(files, isRow, explain) {
     showFiles(this.list, files, this.uploads);
-    this.noFiles.hidden = files.length > 0;
-    setText(this.noFiles, isRow ? "None of its own: it comes from a bundle." : "None.");
+    const isOwn = files.some((file) => splitName(file.name)[1] === "csv");
+    this.noFiles.hidden = isOwn || (!isRow && files.length > 0);
+    setText(this.noFiles, isRow ? describeSource(explain) : "None.");
+    if (!isOwn && document.activeElement === this.deleteRow) focusHeading(this.title);
+    this.deleteRow.hidden = !isOwn;
   }
 
   // From which files the row was made, and when; then earlier versions of its CSV.
@@ -187,8 +191,8 @@ export class Detail {
   async removeRow() {
     const { key } = this;
     const names = (await listFiles(key)).map((file) => file.name);
-    if (!names.length) throw new Error("It has no file of its own: delete it in its bundle.");
-    if (!(await ask(`Delete the row ${key}?`, `Its files are deleted: ${names.join(", ")}. This cannot be undone.`, "Delete", "danger"))) return "";
+    const question = `Its files are deleted: ${names.join(", ")}. This cannot be undone. If a bundle has files of the same name, they count from then on.`;
+    if (!(await ask(`Delete the row ${key}?`, question, "Delete", "danger"))) return "";
     // The CSV last: after a failure the row is still there, and so is this button.
     names.sort((one, other) => (splitName(one)[1] === "csv") - (splitName(other)[1] === "csv"));
     for (const name of names) await this.uploads.deleteFile(name);
@@ -207,11 +211,18 @@ async function loadReceipt(name) {
   return response.ok ? response.json() : null;
 }
 
+// Where the values of a row without a CSV of its own are from. A member is named "users.zip#ada.csv".
+function describeSource(explain) {
+  const bundle = explain?.csv?.match(/^.*?\.(zip|tar|tgz|tar\.gz)(?=#)/)?.[0];
+  if (bundle) return `Its values are from the bundle ${bundle}.`;
+  return explain?.csv ? "Its CSV is deleted, and the row is about to go." : "Its values are from a bundle.";
+}
+
 function listFacts(explain) {
   const sources = [explain.csv, explain.image].filter(Boolean).join(", ");
-  const facts = sources ? [["Made from", sources]] : [];
+  const facts = sources && !explain.reason ? [["Made from", sources]] : [];
+  if (explain.reason) facts.push(["Held", `its last valid values stay, because ${explain.csv} is rejected: ${explain.reason}`]);
   facts.push(...listTimes(explain));
-  if (explain.reason) facts.push(["Newer file rejected", explain.reason]);
   if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
   return facts;
 }

@@ -64,8 +64,8 @@ function judge(health, isConnected) {
   if (!isConnected && !health) return ["bad", "The API does not answer"];
   if (!health) return ["", "Connecting …"];
   if (!health.ready) return ["bad", health.reasons.length === 1 ? "One thing needs attention" : "Some things need attention"];
-  if (health.warnings.length) return ["warn", "Up to date, with a warning"];
   if (!isConnected) return ["warn", "Not connected; retrying"];
+  if (health.warnings.length) return ["warn", "Up to date, with a warning"];
   return ["good", "Live and up to date"];
 }
 

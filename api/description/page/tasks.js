@@ -23,7 +23,8 @@ export class Tasks {
     const tasks = await getJson("/tasks");
     // The same element each time, so that it stays where it was scrolled to.
     this.list.replaceChildren(...tasks.slice(0, MAX_TASKS).map(buildTask));
-    if (tasks.length !== 0 && !this.list.isConnected) find("task-list").replaceChildren(this.list);
+    if (!tasks.length) find("task-list").replaceChildren(el("p", { class: "quiet" }, "None so far."));
+    else if (!this.list.isConnected) find("task-list").replaceChildren(this.list);
     const running = tasks.find((task) => task.state === "running" || task.state === "queued");
     if (running && !running.bundle && !this.followed) this.followRebuild(running.task_id);
     clearTimeout(this.timer);

@@ -1,6 +1,6 @@
 // Drop files, bundles and folders: upload them, and show what became of each.
 
-import { askForToken, authorization, filePath, getJson, getToken, needsToken, request } from "./api.js";
+import { ApiError, askForToken, authorization, filePath, getJson, getToken, needsToken, request } from "./api.js";
 import { ask, attempt, button, el, find, focusHeading, formatBytes, formatCount, formatNumber, formatValue, setText } from "./dom.js";
 import { fileButtons } from "./files.js";
 import { formatUsers } from "./tasks.js";
@@ -10,6 +10,7 @@ const WAIT_S = 5;
 const MAX_RETRIES = 5;
 const MAX_SHOWN = 200;
 const MAX_LOOKS = 60;
+const REFUSALS = new Set([400, 413, 415]); // the same file would be refused again
 const JUNK_START = /^[.~#@$]/;
 const JUNK_FOLDERS = new Set(["__MACOSX", "__pycache__", "node_modules", "lost+found", "System Volume Information"]);
 
@@ -107,7 +108,7 @@ export class Uploads {
     const depth = ({ path }) => path.split("/").length;
     for (const { file, path } of [...files].sort((one, other) => depth(one) - depth(other) || (one.path < other.path ? -1 : 1))) {
       const parts = path.split("/").filter(Boolean);
-      const name = parts.at(-1);
+      const name = lowerExtension(parts.at(-1), this.api.fileName);
       // A dropped file may begin with a dot if it was meant; in folders such files are junk.
       if (parts.length > 1 && parts.some((part) => JUNK_START.test(part) || JUNK_FOLDERS.has(part))) {
         this.skipped += 1;
@@ -168,11 +169,12 @@ export class Uploads {
   async process(item) {
     const entry = this.openEntry(item);
     try {
+      item.problem ??= await findImageProblem(item.file);
       if (item.problem) this.finish(item, "failed", "", "skipped", item.problem);
       else await this.upload(item, entry);
     } catch (error) {
       this.finish(item, "failed", "bad", "failed", error.message);
-      if (this.isNewest(item)) entry.offer(button("Try again", () => this.enqueue([item])));
+      if (this.isNewest(item) && !REFUSALS.has(error.status)) entry.offer(button("Try again", () => this.enqueue([item])));
     }
     this.showSummary();
   }
@@ -234,7 +236,7 @@ export class Uploads {
   // or `tag` and `text`.
   async waitForResult(name, { status, body }) {
     if (status === 422) return body;
-    if (status >= 400) throw new Error(body.detail ?? `The upload failed (${status}).`);
+    if (status >= 400) throw new ApiError(status, body);
     if (body.result === "unpacked") return describeBundle(body);
     if (body.look_at === "/tasks" && status !== 200) return waitForBundle(name);
     return status === 200 ? describeResult(body) : waitForReceipt(name, body);
@@ -293,6 +295,24 @@ function describeResult({ name, result, reason, row }) {
 export function splitName(name) {
   const place = name.lastIndexOf(".");
   return [name.slice(0, place), name.slice(place + 1)];
+}
+
+// Only names with an extension in lower case are read, and some programs write "ada.CSV".
+function lowerExtension(name, pattern) {
+  const [key, extension] = splitName(name);
+  const lower = `${key}.${extension.toLowerCase()}`;
+  return !pattern.test(name) && pattern.test(lower) ? lower : name;
+}
+
+// The pipeline does not look into images, so a damaged one would replace a valid one.
+async function findImageProblem(file) {
+  if (!file.type.startsWith("image/")) return null;
+  try {
+    (await createImageBitmap(file)).close();
+    return null;
+  } catch {
+    return "it is no image, or a damaged one: not uploaded";
+  }
 }
 
 // Return the file that a person chooses, or null.
@@ -439,7 +459,8 @@ async function waitForBundle(name) {
 
 function describeBundle(task) {
   const className = task.rejected || !task.users ? "warn" : "good";
-  return { className, tag: task.state, text: formatUsers(task) };
+  const hint = task.rejected ? ": see Problems for the reason" : "";
+  return { className, tag: task.state, text: `${formatUsers(task)}${hint}` };
 }
 
 // -- what was dropped --------------------------------------------------------------------------
