@@ -142,8 +142,8 @@ _LAST_BIRTH_DAY = 49_309
 # whole quarters of an hour since 1972. One of 125 midnights in seconds is one as well, and is
 # missed.
 _QUARTER_HOUR_MS = 900_000
-# No person who is alive was born outside of the years 1800 to 2035. A valid date before 1800 or after
-# 2100 may be one from 1968 to 1978 in microseconds, or a limit of a data type, such as 9999-12-31.
+# No person who is alive was born outside of the years 1800 to 2035. A valid date before 1800 or
+# after 2100 may be one from 1968 to 1978 in microseconds, or a limit of a data type (9999-12-31).
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_1800_MS = -5_364_662_400_000
 _YEAR_2036_MS = 2_082_758_400_000
