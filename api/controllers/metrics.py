@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -82,15 +82,15 @@ class _StatusCollector(Collector):
         yield signals
 
 
-def render_metrics(view: View, readiness: Mapping[str, Any], accept: str) -> tuple[bytes, str]:
-    """Return a body and its content type, in the format that `Accept` prefers.
+METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+"""The text format that every version of Prometheus reads."""
 
-    `readiness` is the body of /health/ready for this view.
-    """
+
+def render_metrics(view: View, readiness: Mapping[str, Any]) -> bytes:
+    """Return the metrics as text; `readiness` is the body of /health/ready for this view."""
     registry = CollectorRegistry()
     registry.register(_StatusCollector(view, readiness))
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    return generate_latest(registry)
 
 
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:

@@ -13,7 +13,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from api.controllers.metrics import render_metrics
+from api.controllers.metrics import METRICS_TYPE, render_metrics
 from api.query.filters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
@@ -98,8 +98,8 @@ class ReadyResource:
         parse_single_values(request.params, ())
         view = self._get_view()
         readiness = await self._describe(view)
-        accept = request.get_header("Accept", default="")
-        response.data, response.content_type = render_metrics(view, readiness, accept)
+        response.data = render_metrics(view, readiness)
+        response.content_type = METRICS_TYPE
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get

@@ -568,14 +568,12 @@ def test_index_route_lists_every_route(service: Service) -> None:
     assert all(route["description"].endswith(".") for route in routes)
 
 
-def test_metrics_route_responds_in_the_format_of_the_client(service: Service) -> None:
-    plain = service.get("/metrics")
-    assert plain.status_code == 200
-    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert f"rowdrop_rows {float(service.get('/stats').json['count'])}\n" in plain.text
-    newer = service.get("/metrics", Accept="application/openmetrics-text")
-    assert newer.headers["content-type"].startswith("application/openmetrics-text")
-    assert newer.text.endswith("# EOF\n")
+@pytest.mark.parametrize("accept", ["", "*/*", "application/openmetrics-text;version=x.y"])
+def test_metrics_route_responds_in_text_format(service: Service, accept: str) -> None:
+    result = service.get("/metrics", Accept=accept)
+    assert result.status_code == 200
+    assert result.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert f"rowdrop_rows {float(service.get('/stats').json['count'])}\n" in result.text
     service.view = View()
     assert service.get("/metrics").status_code == 200
     assert service.get("/health/ready").status_code == 503
