@@ -25,10 +25,6 @@ _GAUGES = {
 }
 """Fields of /health/ready that are numbers without a unit."""
 _AGES = {
-    "oldest_dirty_age_s": (
-        "lag_seconds",
-        "How long the oldest change has waited; 0 if none waits.",
-    ),
     "snapshot_age_s": ("snapshot_age_seconds", "Since this process last checked output.csv."),
     "redis_age_s": ("redis_age_seconds", "Since this process last had a response of Redis."),
 }

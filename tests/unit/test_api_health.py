@@ -1,6 +1,7 @@
 """Readiness: when the service is ready, and the reasons if it is not."""
 
 import asyncio
+import re
 import threading
 from dataclasses import replace
 
@@ -276,6 +277,9 @@ def read_samples(view: View) -> dict[str, float]:
         assert family.documentation
         for sample in family.samples:
             samples[" ".join((sample.name, *sample.labels.values()))] = sample.value
+    # A parser in Prometheus refuses a metric that is described twice.
+    names = re.findall(r"^# TYPE (\S+)", body.decode(), re.MULTILINE)
+    assert len(names) == len(set(names))
     return samples
 
 
