@@ -6,7 +6,9 @@ is not unpacked again, so no record of an unpack would say that the upload was p
 
 import json
 import logging
+import re
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import falcon
@@ -33,7 +35,8 @@ BUNDLE_POLL_S = 0.2
 """Seconds between two checks of a bundle, each of which may read two objects."""
 RECORD_LOST = "unpacked, but the record of that has expired; the receipt says when it is published"
 BUNDLE_REPLACED = "the bundle was replaced or deleted before it was published"
-STORE_UNAVAILABLE = "stored, but the object store does not answer; /tasks has the progress"
+STORE_UNAVAILABLE = "stored, but the API cannot read the object store; /tasks has the progress"
+_DIGEST_OR_NONE = re.compile("([0-9a-f]{32})?")
 
 
 class ReadArchive(NamedTuple):
@@ -74,25 +77,57 @@ class BundleReader:
         info = await self._source.find_object(name)
         # The times are both from the object store, in whole seconds.
         archive = (info.etag, info.last_modified) if info else (None, None)
-        # A catalog of many bundles takes some milliseconds to parse.
-        entry = await self._output.parse_object(CATALOG_KEY, lambda body: _find_entry(body, name))
+        entries = await self._output.parse_object(CATALOG_KEY, _parse_catalog)
+        entry = entries.get(name, _NO_ENTRY)
         # The catalog changes before users are marked. Until they are, the bundle is dirty.
-        if (entry.get("etag"), entry.get("since")) != archive or await self._is_dirty(name):
+        if (entry.etag, entry.since) != archive or await self._is_dirty(name):
             return None
-        return ReadArchive(archive[0], entry.get("digest", ""), bool(entry.get("reason")))
+        return ReadArchive(archive[0], entry.digest, entry.is_rejected)
 
     async def _is_dirty(self, name: str) -> bool:
         _, is_dirty = await self._redis_pool.run(self._receipts.read_user, make_bundle_id(name))
         return is_dirty
 
 
-def _find_entry(catalog: bytes, name: str) -> dict[str, Any]:
-    """Return the catalog entry of a bundle; an empty one without an entry."""
+class _CatalogEntry(NamedTuple):
+    """What the catalog says of a bundle: the checked archive, and as in `ReadArchive`."""
+
+    etag: Any
+    since: Any
+    digest: str
+    is_rejected: bool
+
+
+_NO_ENTRY = _CatalogEntry(None, None, "", is_rejected=False)
+
+
+def _parse_catalog(body: bytes) -> dict[str, _CatalogEntry]:
+    """Return the catalog entries by bundle, without those that the pipeline did not write."""
     try:
-        entry: dict[str, Any] = json.loads(catalog)["bundles"].get(name, {})
-    except (ValueError, TypeError, KeyError):  # the pipeline replaces an invalid catalog
-        return {}
-    return entry
+        bundles = json.loads(body)["bundles"].items()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # the pipeline replaces an invalid catalog
+    return dict(_parse_entries(bundles))
+
+
+def _parse_entries(bundles: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, _CatalogEntry]]:
+    for name, fields in bundles:
+        if not isinstance(fields, dict):
+            continue
+        digest = str(fields.get("digest"))
+        if _DIGEST_OR_NONE.fullmatch(digest):
+            is_rejected = bool(fields.get("reason"))
+            yield name, _CatalogEntry(fields.get("etag"), fields.get("since"), digest, is_rejected)
+
+
+def _explain_failure(error: Exception) -> str:
+    match error:
+        case StoreUnavailable():
+            return STORE_UNAVAILABLE
+        case RedisError():
+            return REDIS_UNAVAILABLE
+        case _:  # too many requests wait for a thread
+            return TOO_MANY_WAITING
 
 
 class BundleDropController:
@@ -124,10 +159,8 @@ class BundleDropController:
         try:
             outcome = await self._wait(name, time.monotonic() + wait_s)
         except (RedisError, StoreUnavailable, Problem) as error:
-            # A `Problem` means that too many requests wait for one of the two servers.
             logger.warning("cannot wait for the result of %.80r: %s", name, error)
-            is_store = isinstance(error, StoreUnavailable)
-            outcome = STORE_UNAVAILABLE if is_store else REDIS_UNAVAILABLE
+            outcome = _explain_failure(error)
         if isinstance(outcome, str):
             response.media |= {"message": outcome} if outcome else {}
             return

@@ -7,11 +7,12 @@ client receives the piece, so no request to the store waits for a slow client.  
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import falcon
@@ -91,6 +92,8 @@ class Transfers:
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
         self._bodies = _ByteBudget(MAX_BUFFERED_BODY_BYTES)
         self._forms = _ByteBudget(MAX_BUFFERED_FORM_BYTES)
+        self._parsed: dict[str, tuple[str, object]] = {}
+        self._parse_lock = threading.Lock()
 
     @cached_property
     def _store(self) -> FileStore:
@@ -114,15 +117,25 @@ class Transfers:
     async def parse_object(self, key: str, parse: Callable[[bytes], _Result]) -> _Result:
         """Return what `parse` makes of an object as a whole, in a thread of the store.
 
-        Of an object that does not exist it gets no bytes, of a larger one `MAX_OBJECT_BYTES`.
+        Of an object that does not exist it gets no bytes, of a larger one `MAX_OBJECT_BYTES`. The
+        result for the newest version is kept, so each key must have one `parse`.
         """
 
         def fetch(store: FileStore) -> _Result:
+            etag, parsed = self._parsed.get(key, (None, None))
             try:
-                body = store.get_segment(key, 0, MAX_OBJECT_BYTES).body
+                segment = store.get_segment(key, 0, MAX_OBJECT_BYTES, if_none_match=etag)
+            except NotModified:
+                return cast("_Result", parsed)
             except ObjectNotFound:
-                body = b""
-            return parse(body)
+                return parse(b"")
+            # Of several calls that find a new version, one parses it.
+            with self._parse_lock:
+                etag, parsed = self._parsed.get(key, (None, None))
+                if etag != segment.etag:
+                    parsed = parse(segment.body)
+                    self._parsed[key] = segment.etag, parsed
+            return cast("_Result", parsed)
 
         return await self._call_store(fetch)
 

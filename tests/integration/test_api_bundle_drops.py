@@ -1,5 +1,7 @@
 """PUT /files/{name}?wait= of a bundle, on a real Redis and MinIO, step by step."""
 
+import json
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ from redis import Redis
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
-from api.app import create_app
+from api.app import Dependencies, create_app
 from api.controllers.bundle_drop_controller import (
     BUNDLE_REPLACED,
     RECORD_LOST,
@@ -24,6 +26,8 @@ from api.controllers.drop_controller import REDIS_UNAVAILABLE
 from api.controllers.rebuild_controller import NO_USERS
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from api.snapshot.process_registry import ProcessRegistry
+from api.web.thread_pool import ThreadPool
+from api.web.transfers import Transfers
 from local.ports import find_free_port
 from shared.formats.object_names import CATALOG_KEY
 from shared.formats.source_keys import make_bundle_id
@@ -34,6 +38,7 @@ from shared.settings import Settings
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.archives import make_zip
+from tests.fakes import FakeObjectStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from tests.integration.test_bundles import wait_for_next_second
 from worker.bundles.catalog import PREVIOUS_VERSION_KEPT, read_catalog
@@ -336,3 +341,87 @@ def test_put_bundle_with_wait_succeeds_without_access_to_catalog(
     assert (result.status_code, result.json["message"]) == (202, STORE_UNAVAILABLE)
     assert rowdrop.source.get_etag("u.zip") == result.json["etag"]
     api.threads.shutdown()
+
+
+class CountingStore(FakeObjectStore):
+    """An output bucket that counts the bytes that are read of it, and may hold reads."""
+
+    def __init__(self, catalog: bytes) -> None:
+        super().__init__("processed-data", lambda: 1000.0)
+        self.put(CATALOG_KEY, catalog)
+        self.read_bytes = 0
+        self.request_count = 0
+        self.may_read = threading.Event()
+        self.may_read.set()
+
+    def get_segment(
+        self,
+        key: str,
+        start: int,
+        length: int,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> Segment:
+        self.request_count += 1
+        assert self.may_read.wait(60)
+        segment = super().get_segment(key, start, length, if_match, if_none_match)
+        self.read_bytes += len(segment.body)
+        return segment
+
+
+def make_parts_with_catalog(redis: "Redis", output: CountingStore) -> Dependencies:
+    files = FakeObjectStore("src-data", lambda: 1000.0)
+    return make_dependencies(redis, files=files, copies=output)
+
+
+def make_catalog(fields: object) -> bytes:
+    return json.dumps({"bundles": {"u.zip": fields}}).encode()
+
+
+@pytest.mark.parametrize(
+    "catalog",
+    [
+        b'{"bundles": null}',
+        100_000 * b"[",
+        make_catalog(None),
+        make_catalog({"etag": md5_etag(BUNDLE), "since": 1000, "digest": []}),
+        make_catalog({"etag": md5_etag(BUNDLE), "since": 1000, "digest": "\ud800"}),
+        make_catalog({"etag": md5_etag(BUNDLE), "since": 1000}),
+    ],
+)
+def test_put_bundle_with_wait_ignores_invalid_catalog(redis: "Redis", catalog: bytes) -> None:
+    """The archive is stored, so this is no error of the upload."""
+    client = create_client(make_parts_with_catalog(redis, CountingStore(catalog)))
+    result = client.simulate_put("/files/u.zip", body=BUNDLE, params={"wait": 1})
+    assert (result.status_code, result.json["status"]) == (202, "stored")
+    assert "message" not in result.json
+
+
+def test_put_bundle_with_wait_reads_unchanged_catalog_once(redis: "Redis") -> None:
+    """The catalog of many bundles is large, and each check of each request needs it."""
+    output = CountingStore(make_catalog({"etag": "0", "since": 1, "digest": ""}))
+    client = create_client(make_parts_with_catalog(redis, output))
+    for _ in range(2):
+        client.simulate_put("/files/u.zip", body=BUNDLE, params={"wait": 1})
+    assert output.request_count > 2
+    assert output.read_bytes == len(output.objects[CATALOG_KEY].body)
+
+
+def test_put_bundle_with_wait_says_that_store_is_busy(redis: "Redis") -> None:
+    output = CountingStore(b"{}")
+    output.may_read.clear()
+    parts = make_parts_with_catalog(redis, output)
+    busy_pool = ThreadPool("storage", 1, 5.0, max_queued=0)
+    transfers = Transfers(output.bucket, lambda: output, busy_pool)
+    client = create_client(parts._replace(copy_transfers=transfers))
+
+    def put(wait: int) -> Result:
+        return client.simulate_put("/files/u.zip", body=BUNDLE, params={"wait": wait})
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(put, 1)
+        wait_until(lambda: output.request_count == 1)
+        second = threads.submit(put, 60).result()
+        output.may_read.set()
+        assert (second.status_code, second.json["message"]) == (202, TOO_MANY_WAITING)
+        assert first.result().status_code == 202
