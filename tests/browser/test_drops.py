@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from minio import Minio
-from playwright.sync_api import FilePayload, expect
+from playwright.sync_api import FilePayload, Route, expect
 
 from tests.browser.chromium import RowdropPage
 from tests.browser.conftest import OpenPage
@@ -280,6 +280,29 @@ def test_bundle_becomes_rows(page: RowdropPage, tmp_path: Path) -> None:
     )
     expect(page.find("#task-list")).to_contain_text("people.zip")
     expect(page.find("#task-list")).to_contain_text("6 of 6 users, 1 rejected, 1 ignored")
+
+
+def test_earlier_version_of_bundle_is_not_shown_as_its_result(
+    page: RowdropPage, tmp_path: Path
+) -> None:
+    """The task of the earlier version is listed until an event names the new one."""
+    bundle = tmp_path / "people.zip"
+    with zipfile.ZipFile(bundle, "w") as archive:
+        archive.writestr("ada.csv", ADA)
+    page.find("#files-input").set_input_files(bundle)
+    expect(page.upload("people.zip")).to_contain_text("1 of 1 user")
+    body = {"name": "people.zip", "status": "stored", "etag": 32 * "0", "look_at": "/tasks"}
+    answers: list[str] = []
+
+    def answer_receipt(route: Route) -> None:
+        answers.append("superseded" if len(answers) > 6 else "pending")
+        route.fulfill(json={"result": answers[-1], "reason": "a newer version was dropped"})
+
+    page.tab.route("**/files/people.zip?wait=*", lambda route: route.fulfill(status=202, json=body))
+    page.tab.route(f"**/files/people.zip/receipt?etag={32 * '0'}", answer_receipt)
+    page.find("#files-input").set_input_files(bundle)
+    expect(page.upload("people.zip")).to_contain_text("superseded")
+    assert answers.count("superseded") == 1
 
 
 def test_member_of_bundle_is_replaced_by_a_file_of_its_own(

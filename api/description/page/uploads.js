@@ -7,9 +7,12 @@ import { formatUsers } from "./tasks.js";
 
 const PARALLEL = 4; // a browser has six connections to one server
 const WAIT_S = 5;
+const BUNDLE_WAIT_S = 30;
+const BUNDLE = /\.(zip|tar|tgz|tar\.gz)$/;
 const MAX_RETRIES = 5;
 const MAX_SHOWN = 200;
 const MAX_LOOKS = 60;
+const MAX_BUNDLE_LOOKS = 300; // ten minutes
 const REFUSALS = new Set([400, 413, 415]); // the same file would be refused again
 const JUNK_START = /^[.~#@$]/;
 const JUNK_FOLDERS = new Set(["__MACOSX", "__pycache__", "node_modules", "lost+found", "System Volume Information"]);
@@ -204,7 +207,8 @@ export class Uploads {
 
   async upload(item, entry) {
     const show = (share) => this.isNewest(item) && entry.showProgress(share);
-    const answer = await put(`${filePath(item.name)}?wait=${WAIT_S}`, item.file, show);
+    const waitS = BUNDLE.test(item.name) ? BUNDLE_WAIT_S : WAIT_S;
+    const answer = await put(`${filePath(item.name)}?wait=${waitS}`, item.file, show);
     show(null);
     const [key, extension] = splitName(item.name);
     const result = await this.waitForResult(item.name, answer);
@@ -238,7 +242,7 @@ export class Uploads {
     if (status === 422) return body;
     if (status >= 400) throw new ApiError(status, body);
     if (body.result === "unpacked") return describeBundle(body);
-    if (body.look_at === "/tasks" && status !== 200) return waitForBundle(name);
+    if (body.look_at === "/tasks" && status !== 200) return waitForBundle(name, body);
     return status === 200 ? describeResult(body) : waitForReceipt(name, body);
   }
 
@@ -432,8 +436,8 @@ function putOnce(path, file, onProgress) {
 }
 
 // Ask for the receipt of this version until it is no longer pending.
-async function waitForReceipt(name, { etag }) {
-  for (let number = 0; number < MAX_LOOKS; number += 1) {
+async function waitForReceipt(name, { etag }, maxLooks = MAX_LOOKS) {
+  for (let number = 0; number < maxLooks; number += 1) {
     const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
     if (receipt.result === "rejected") return receipt;
     if (receipt.result !== "pending") return describeResult(receipt);
@@ -442,19 +446,12 @@ async function waitForReceipt(name, { etag }) {
   return STORED;
 }
 
-async function waitForBundle(name) {
-  const isOf = (task) => task.bundle === name;
-  for (let number = 0; number < 600; number += 1) {
-    await new Promise((resolve) => setTimeout(resolve, number < 10 ? 200 : 1000));
-    const tasks = (await getJson("/tasks")).filter(isOf);
-    const isWaiting = tasks.some((task) => task.state === "waiting");
-    const [task] = tasks.filter((each) => each.task_id);
-    // An earlier version of the bundle may be listed while this one waits.
-    if (isWaiting || !task || !task.finished_at || number < 5) continue;
-    if (task.state === "rejected" || task.state === "failed") return { reason: task.error ?? task.state, line: null, held: false };
-    return describeBundle(task);
-  }
-  return STORED;
+// The task of an earlier version may be listed: only the receipt is that of this version.
+async function waitForBundle(name, body) {
+  const receipt = await waitForReceipt(name, body, MAX_BUNDLE_LOOKS);
+  if (receipt.tag !== "unpacked") return receipt;
+  const task = (await getJson("/tasks")).find((each) => each.bundle === name && each.state === "done");
+  return task ? describeBundle(task) : receipt;
 }
 
 function describeBundle(task) {
