@@ -91,7 +91,8 @@ async function start() {
   showExamples(api, filters);
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href]");
-    if (!link || link.download || link.origin !== location.origin || link.pathname === "/") return;
+    // A link of PAGE_LINKS may lead to another server at the same address, which must not get the token.
+    if (!link || link.download || !link.getAttribute("href").startsWith("/") || link.pathname === "/") return;
     openAnswer(event, link.pathname + link.search).catch((error) => showNotice(error.message));
   });
   await Promise.all([table.restart(), refreshNumbers()]);
