@@ -256,6 +256,8 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
             lambda route: answer(route, {"count": 2, "average_weight": 6, "filters": {}}),
         )
         page.tab.route("**/data/1?*", lambda route: answer(route, rows[0]))
+        file = {"name": "1.csv", "user_id": "1", "size": 9, "last_modified": "2026-01-01T00:00:00Z"}
+        page.tab.route("**/files?limit=1000*", lambda route: answer(route, [file]))
         page.tab.route("**/changes", lambda route: route.fulfill(status=200, body=""))
         page.open()
         headings = page.tab.get_by_role("columnheader")

@@ -60,6 +60,7 @@ export class Detail {
     setText(this.noFiles, "Loading …");
     this.noFiles.hidden = false;
     this.list.replaceChildren();
+    this.deleteRow.hidden = true; // until its files are known
     this.story.replaceChildren();
     this.error.hidden = true;
     this.picture.hidden = true;
