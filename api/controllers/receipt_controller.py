@@ -1,5 +1,6 @@
 """GET /files/{name}/receipt: what became of a file, and when."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_see_quotes
 from api.query.file_query import parse_etag
 from api.snapshot.table import SnapshotTable
-from api.snapshot.view import View, ViewProvider
+from api.snapshot.view import ServedVersion, View, ViewProvider
 from api.web.problems import Problem, build_not_ready_problem
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
@@ -250,19 +251,32 @@ def _find_visible_time(receipt: Receipt, view: View) -> float | None:
 
     None if it does not yet, or if it may have been published before this process started.
     """
-    versions = [*view.served_versions.values()]
-    # In a burst not each version is loaded.
-    newer = (each for each in versions if each.polled_at >= receipt.published_at)
-    served = view.served_versions.get(receipt.output_etag) or next(newer, None)
-    if served is None or (served is versions[0] and served.polled_at >= receipt.published_at):
+    served = _find_served_version(receipt, view)
+    if served is None:
+        return None
+    if served is view.served_versions[0] and served.polled_at >= receipt.published_at:
         return None
     return max(served.since, receipt.published_at)
+
+
+def _find_served_version(receipt: Receipt, view: View) -> ServedVersion | None:
+    """Return the first served version that has the result of the receipt, None without one."""
+    for version, later in itertools.zip_longest(view.served_versions, view.served_versions[1:]):
+        # In a burst not each version is loaded, so a newer one may be the first.
+        if version.polled_at >= receipt.published_at:
+            return version
+        # It may have been loaded before the receipt was written. A version that was replaced
+        # earlier was an earlier publish of the same rows.
+        is_same = version.etag == receipt.output_etag
+        if is_same and (later is None or later.since >= receipt.published_at):
+            return version
+    return None
 
 
 def _is_visible(receipt: Receipt, view: View) -> bool:
     """Return whether this process serves the receipt's version, or a newer one."""
     polled_at = view.store_polled_at
-    return receipt.output_etag in view.served_versions or (
+    return _find_served_version(receipt, view) is not None or (
         polled_at is not None and polled_at >= receipt.published_at
     )
 

@@ -190,11 +190,9 @@ class SnapshotPoller:
         with suppress(NotModified):
             stored = self._store.get(OUTPUT_KEY, if_none_match=table.etag or None)
             newer = table.build_next_version(stored.body, stored.etag)
-            served = dict(self.view.served_versions)
-            # A version that comes back, such as after a restored file, keeps its first time.
-            served.setdefault(stored.etag, ServedVersion(polled_at, self._clock()))
-            newest = dict([*served.items()][-MAX_SERVED_VERSIONS:])
-            self._update_view(table=newer, served_versions=newest)
+            version = ServedVersion(stored.etag, polled_at, self._clock())
+            served = (*self.view.served_versions, version)[-MAX_SERVED_VERSIONS:]
+            self._update_view(table=newer, served_versions=served)
 
     def _load_rejects(self) -> None:
         with suppress(NotModified, ObjectNotFound):

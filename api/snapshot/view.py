@@ -1,7 +1,7 @@
 """The state of one API process, as one immutable value that its follower replaces."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypedDict
@@ -60,9 +60,11 @@ class RejectList:
 class ServedVersion(NamedTuple):
     """When a version of output.csv was found, and since when it is served; in Unix seconds.
 
-    `polled_at` is the time before the store was asked: what was published earlier is in it.
+    `polled_at` is the time before the store was asked: what was published earlier is in it. A
+    version that comes back, such as after a restored file, has the same `etag` again.
     """
 
+    etag: str
     polled_at: float
     since: float
 
@@ -77,7 +79,7 @@ class View:
     that events or writes may be lost.  `events_stalled_since`: since when the same event has been
     at the head of its list.  `consistent_as_of` is explained in `api.snapshot.consistency`.  The
     errors are those of the last attempt, None if it succeeded.
-    `served_versions` are the newest versions that this process has served, by ETag, oldest first.
+    `served_versions` are the newest versions that this process has served, oldest first.
     `reject_list` follows from `rejects` and `table`.
     """
 
@@ -91,7 +93,7 @@ class View:
     suspect_since: float | None = None
     events_stalled_since: float | None = None
     consistent_as_of: float | None = None
-    served_versions: Mapping[str, ServedVersion] = field(default_factory=dict)
+    served_versions: Sequence[ServedVersion] = ()
     reject_list: RejectList = field(default_factory=lambda: RejectList({}, None))
 
     def __post_init__(self) -> None:
@@ -113,7 +115,7 @@ class ViewUpdate(TypedDict, total=False):
     suspect_since: float | None
     events_stalled_since: float | None
     consistent_as_of: float | None
-    served_versions: Mapping[str, ServedVersion]
+    served_versions: Sequence[ServedVersion]
 
 
 ViewProvider = Callable[[], View]

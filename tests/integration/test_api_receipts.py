@@ -142,6 +142,23 @@ def test_receipt_keeps_its_time_when_its_version_returns(api: Api, rowdrop: Rowd
     assert api.get_receipt("0001.csv") == receipt
 
 
+def test_receipt_is_pending_until_process_serves_returned_version(
+    api: Api, rowdrop: RowdropHarness
+) -> None:
+    """The process has served this output.csv before, but serves another one now."""
+    for name in ("Ann", "Bob"):
+        rowdrop.put_files("0001", make_csv(name))
+        api.process("0001")
+    rowdrop.put_files("0001", make_csv("Ann"))
+    rowdrop.process_users("0001")
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["visible_at"]) == ("pending", None)
+    api.follow()
+    receipt = api.get_receipt("0001.csv")
+    assert (receipt["result"], receipt["row"]["first_name"]) == ("row", "Ann")
+    assert receipt["visible_at"] > receipt["published_at"]
+
+
 def test_receipt_of_earlier_publish_has_no_visible_time(
     rowdrop: RowdropHarness, settings: Settings, redis: "Redis"
 ) -> None:
