@@ -94,9 +94,10 @@ def test_file_that_is_no_users_file_is_not_uploaded(page: RowdropPage, s3: Minio
 
 
 def test_file_with_extension_in_upper_case_is_uploaded_in_lower_case(page: RowdropPage) -> None:
-    page.drop(("ada.CSV", ADA))
+    page.drop(("ada.CSV", ADA), ("csv", ADA))
     expect(page.row("ada")).to_be_visible()
     expect(page.upload("ada.csv")).to_contain_text("Ada · Lovelace")
+    expect(page.find("#upload-summary")).to_have_text("1 of 2 files uploaded, 1 not uploaded")
 
 
 def test_damaged_image_is_not_uploaded(page: RowdropPage, s3: Minio) -> None:

@@ -303,8 +303,7 @@ export function splitName(name) {
 
 // Only names with an extension in lower case are read, and some programs write "ada.CSV".
 function lowerExtension(name, pattern) {
-  const [key, extension] = splitName(name);
-  const lower = `${key}.${extension.toLowerCase()}`;
+  const lower = name.replace(/(\.tar)?\.[^.]+$/i, (extension) => extension.toLowerCase());
   return !pattern.test(name) && pattern.test(lower) ? lower : name;
 }
 
