@@ -30,8 +30,6 @@ async function start() {
   const problems = new Problems(uploads);
   const tasks = new Tasks();
   const files = new Files(uploads);
-  showHints(api, uploads);
-  showDropTitle(false);
 
   // Each part shows its own failure or keeps what it has; the notice is for what concerns all.
   const part = (action, intervalMs) => throttle(async () => {
@@ -43,10 +41,11 @@ async function start() {
     }
   }, intervalMs);
   const refreshNumbers = part(() => showNumbers(api, filters), 300);
-  const refreshHistogram = whileVisible("histogram", part(() => histogram.show(), 1000));
-  const refreshProblems = whileVisible("problems", part(() => problems.show(), 500));
-  const refreshTasks = whileVisible("tasks", part(() => tasks.show(), 500));
-  const refreshFiles = whileVisible("files", part(() => files.show(), 2000));
+  const firstRows = Promise.all([table.restart(), refreshNumbers()]);
+  const refreshHistogram = whileVisible("histogram", firstRows, part(() => histogram.show(), 1000));
+  const refreshProblems = whileVisible("problems", firstRows, part(() => problems.show(), 500));
+  const refreshTasks = whileVisible("tasks", firstRows, part(() => tasks.show(), 500));
+  const refreshFiles = whileVisible("files", firstRows, part(() => files.show(), 2000));
   const refreshDetail = part(() => detail.refresh(), 300);
   let tableVersion = null;
   const refreshTable = part(() => table.refresh(tableVersion), 50);
@@ -87,6 +86,8 @@ async function start() {
     }
   }
 
+  showHints(api, uploads);
+  showDropTitle(false);
   showDownloads(api, filters);
   showExamples(api, filters);
   document.addEventListener("click", (event) => {
@@ -95,7 +96,7 @@ async function start() {
     if (!link || link.download || !link.getAttribute("href").startsWith("/") || link.pathname === "/") return;
     openAnswer(event, link.pathname + link.search).catch((error) => showNotice(error.message));
   });
-  await Promise.all([table.restart(), refreshNumbers()]);
+  await firstRows;
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
   refreshHealth();
@@ -136,8 +137,8 @@ async function start() {
   repeatWhileVisible(refreshHealth, HEALTH_MS);
 }
 
-// Return an action that waits until the section can be seen.
-function whileVisible(id, action) {
+// Return an action that waits for the first rows, and until the section can be seen.
+function whileVisible(id, firstRows, action) {
   let isVisible = false;
   let isWanted = true;
   const run = () => {
@@ -148,10 +149,11 @@ function whileVisible(id, action) {
     isWanted = false;
     action();
   };
-  new IntersectionObserver(([entry]) => {
+  const observer = new IntersectionObserver(([entry]) => {
     isVisible = entry.isIntersecting;
     if (isVisible && isWanted) run();
-  }, { rootMargin: "300px" }).observe(find(id));
+  }, { rootMargin: "300px" });
+  firstRows.then(() => observer.observe(find(id)));
   return run;
 }
 
