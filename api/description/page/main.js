@@ -41,7 +41,10 @@ async function start() {
     }
   }, intervalMs);
   const refreshNumbers = part(() => showNumbers(api, filters), 300);
-  const firstRows = Promise.all([table.restart(), refreshNumbers()]);
+  const firstRows = Promise.all([table.restart(), refreshNumbers()]).then(() => {
+    document.documentElement.dataset.ready = "true";
+    performance.mark("ready");
+  });
   const refreshHistogram = whileVisible("histogram", firstRows, part(() => histogram.show(), 1000));
   const refreshProblems = whileVisible("problems", firstRows, part(() => problems.show(), 500));
   const refreshTasks = whileVisible("tasks", firstRows, part(() => tasks.show(), 500));
@@ -97,8 +100,6 @@ async function start() {
     openAnswer(event, link.pathname + link.search).catch((error) => showNotice(error.message));
   });
   await firstRows;
-  document.documentElement.dataset.ready = "true";
-  performance.mark("ready");
   refreshHealth();
   function refreshAll() {
     refreshNumbers();
@@ -137,23 +138,23 @@ async function start() {
   repeatWhileVisible(refreshHealth, HEALTH_MS);
 }
 
-// Return an action that waits for the first rows, and until the section can be seen.
+// Return an action that waits until the section can be seen. After the first rows each section is
+// shown once, so that the page does not move when it is scrolled.
 function whileVisible(id, firstRows, action) {
-  let isVisible = false;
-  let isWanted = true;
+  let isVisible = true;
+  let isWanted = false;
   const run = () => {
-    if (!isVisible) {
-      isWanted = true;
-      return;
-    }
-    isWanted = false;
-    action();
+    isWanted = !isVisible;
+    if (isVisible) action();
   };
   const observer = new IntersectionObserver(([entry]) => {
     isVisible = entry.isIntersecting;
-    if (isVisible && isWanted) run();
+    if (isWanted) run();
   }, { rootMargin: "300px" });
-  firstRows.then(() => observer.observe(find(id)));
+  firstRows.then(() => {
+    run();
+    observer.observe(find(id));
+  });
   return run;
 }
 
