@@ -76,7 +76,12 @@ class AccessDecision(NamedTuple):
     @property
     def is_by_token(self) -> bool:
         """Whether the request was allowed because of its token."""
-        return self.outcome is AccessOutcome.ALLOWED and self.actor not in {ANYONE, LOCAL}
+        return self.outcome is AccessOutcome.ALLOWED and not self.is_without_token
+
+    @property
+    def is_without_token(self) -> bool:
+        """Whether the request was allowed, and needed no token."""
+        return self.outcome is AccessOutcome.ALLOWED and self.actor in {ANYONE, LOCAL}
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,13 +73,11 @@ class AuthMiddleware:
 
     async def process_request(self, request: Request, response: Response) -> None:
         """Allow the request, or raise a 401, 403 or 429 that tells the client what to do."""
-        # Falcon routes by the same decoded path.
-        if _is_public(request):
-            return
         decision = self._decide(request)
-        if decision.outcome is not AccessOutcome.ALLOWED:
+        # Falcon routes by the same decoded path.
+        if decision.outcome is not AccessOutcome.ALLOWED and not _is_public(request):
             raise await self._refuse_request(request, decision)
-        # For `may_see_quotes`.
+        # For the functions below.
         request.context.access = decision
         # For `process_response`, which logs the write once its status is known.
         if request.method not in READ_METHODS:
@@ -147,6 +145,12 @@ def may_see_quotes(request: Request) -> bool:
     """Return whether the answer to this request may quote files of the source bucket."""
     decision: AccessDecision | None = getattr(request.context, "access", None)
     return decision is not None and decision.may_see_quotes
+
+
+def may_read_without_token(request: Request) -> bool:
+    """Return whether the client of this read needs no token for the other routes, either."""
+    decision: AccessDecision | None = getattr(request.context, "access", None)
+    return decision is not None and decision.is_without_token
 
 
 def was_allowed_by_token(request: Request) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
+from api.access.auth import may_read_without_token
 from api.description.openapi import PATHS, find_token
 from api.description.page_files import PageFiles
 from api.query.filters import parse_single_values
@@ -42,7 +43,9 @@ class IndexResource:
         """
         response.append_header("Vary", "Accept")
         if prefers_html(request.get_header("Accept")):
-            self._page_files.html.send(request, response)
+            is_preloading = may_read_without_token(request)
+            files = self._page_files
+            (files.preloading_html if is_preloading else files.html).send(request, response)
             return
         parse_single_values(request.params, ())
         response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": list_routes()}

@@ -33,20 +33,26 @@ _HTML_HEADERS = (
     ("content-security-policy", _CONTENT_SECURITY_POLICY),
     ("referrer-policy", "no-referrer"),
 )
+_PRELOAD = b'<link rel="preload" as="fetch" href="/openapi.json" crossorigin>\n'
 _IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 class PageFiles:
     """The files of a folder. `version` is a digest of all of them, and a part of their addresses.
 
-    `{version}` in `index.html` is replaced by it.
+    `{version}` in `index.html` is replaced by it. `preloading_html` is the same page with a request
+    for the description of the API, which the browser sends before it runs the scripts. The browser
+    sends no token with it, so this page is for clients that need none.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
         contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
         self.version = hashlib.sha256(repr(contents).encode()).hexdigest()[:16]
         html = contents.pop(_HTML_NAME).replace(b"{version}", self.version.encode())
-        self.html = ConstantBody(html, _MEDIA_TYPES[".html"], _HTML_HEADERS)
+        self.html, self.preloading_html = (
+            ConstantBody(html.replace(b"{preload}", link), _MEDIA_TYPES[".html"], _HTML_HEADERS)
+            for link in (b"", _PRELOAD)
+        )
         self.files = {
             name: ConstantBody(body, _MEDIA_TYPES[Path(name).suffix])
             for name, body in contents.items()
@@ -55,7 +61,7 @@ class PageFiles:
     @property
     def gzip_bytes(self) -> int:
         """The compressed size of all files in bytes."""
-        return sum(each.gzip_bytes for each in (self.html, *self.files.values()))
+        return sum(each.gzip_bytes for each in (self.preloading_html, *self.files.values()))
 
 
 @cache

@@ -58,6 +58,22 @@ def test_100_000_rows_scroll_smoothly(browser: Browser, bare_api: ApiEnvironment
         page.close()
 
 
+def test_page_asks_once_for_the_description(browser: Browser, bare_api: ApiEnvironment) -> None:
+    """The request that the browser sends early is the one that the scripts wait for."""
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api)
+        paths: list[str] = []
+        page.tab.on("request", lambda request: paths.append(urlsplit(request.url).path))
+        page.open()
+        assert paths.count("/openapi.json") == 1
+        first_module = next(path for path in paths if path.endswith(".js"))
+        assert paths.index("/openapi.json") < paths.index(first_module)
+        expect(page.find("#tasks li, #histogram h2").first).to_be_visible()
+        page.close()
+
+
 def test_images_of_rows_out_of_view_are_not_loaded(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:

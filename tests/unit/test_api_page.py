@@ -15,17 +15,20 @@ from api.answers.html_page import STYLE_SOURCE, render_rows_page
 from api.description.page_files import FOLDER, PageFiles, load_page_files
 from api.query.row_query import RowQuery
 from shared.formats.records import COLUMNS
+from shared.tokens import Token, TokenKind
 from tests.unit.test_api_openapi import COLOUR_COLUMNS
 from tests.unit.test_api_routes import Service
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 NAME = "rowdrop.example.org"
+REMOTE = "10.0.0.1"
 MAX_PAGE_BYTES = 45_000
 """Limit of all files of the page, compressed."""
 MIN_BORDER_CONTRAST = 3
 """Least contrast of what shows where a field is (WCAG 2.2, 1.4.11)."""
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
 SCRIPTS = {name: text for name, text in FILES.items() if name.endswith(".js")}
+READER = Token("reader", "a-token-for-reading", TokenKind.READ)
 each_script = pytest.mark.parametrize("name", SCRIPTS)
 
 
@@ -126,6 +129,29 @@ def test_page_needs_no_token_but_its_data_does(guarded_service: Service) -> None
         "/", headers={"Accept": BROWSER, "Host": "10.0.0.1"}
     )
     assert post.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("rules", "host", "authorization", "is_early"),
+    [
+        (AccessRules(), "127.0.0.1", None, True),
+        (AccessRules(bind_address="0.0.0.0", public_read=True), REMOTE, None, True),  # noqa: S104
+        (AccessRules(allowed_hosts=(NAME,)), REMOTE, None, False),
+        (AccessRules(tokens=(READER,)), REMOTE, None, False),
+        (AccessRules(tokens=(READER,)), REMOTE, f"Bearer {READER.value}", False),
+        (AccessRules(tokens=(READER,)), "127.0.0.1", "Bearer another", False),
+    ],
+)
+def test_page_asks_early_for_the_description_if_no_token_is_needed(
+    rules: AccessRules, host: str, authorization: str | None, is_early: bool
+) -> None:
+    service = Service(AuthMiddleware(rules))
+    token = {"Authorization": authorization} if authorization else {}
+    page = service.get("/", Accept=BROWSER, Host=host, **token)
+    link = '<link rel="preload" as="fetch" href="/openapi.json" crossorigin>\n'
+    assert (page.status_code, link in page.text) == (200, is_early)
+    assert page.text.replace(link, "").encode() == load_page_files().html.body
+    service.redis.close()
 
 
 def test_openapi_route_is_compressed(service: Service) -> None:
