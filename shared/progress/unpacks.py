@@ -40,7 +40,9 @@ class UnpackStatus:
       known, which for a tar is at its end.
     - publishing: the members are visible, and `published` of `users` are published.
     - done.
-    - rejected or failed, with an `error`.
+    - rejected, with an `error`.
+    - failed, with an `error`: the attempt ended, and the bundle is tried again.
+    - superseded: the archive was replaced or deleted before it was unpacked.
     - removed: the archive was deleted.
 
     `ignored` counts the members that are not read, and `ignored_members` has position, path and
@@ -143,8 +145,23 @@ class Unpacks:
         keys = [UNPACKS_PUBLISHING, DIRTY_SINCE["bundle"], UNPACK_PREFIX]
         return [decode_text(task_id) for task_id in self._finish(keys, [now])]
 
+    def set_superseded(self, task_id: str, now: float) -> None:
+        """Record that the archive was replaced or deleted, if it was being unpacked."""
+        if self._redis.hget(UNPACK_PREFIX + task_id, "state") == b"unpacking":
+            self.set_final_state(task_id, "superseded", now)
+
+    def end_other_attempts(self, bundle: str, task_id: str, now: float) -> None:
+        """End the attempts that were killed, and the granted ones, of other versions of a bundle.
+
+        `task_id` is that of the archive that is there now; empty without one.
+        """
+        for other_id, other_bundle in self._find_attempts():
+            if other_bundle == bundle and other_id != task_id:
+                self.set_superseded(other_id, now)
+                self.end_attempt(other_id)
+
     def set_final_state(self, task_id: str, state: str, now: float, error: str = "") -> None:
-        """Record a final state: rejected, failed or removed."""
+        """Record a final state: rejected, failed, superseded or removed."""
         fields: dict[str, str | float] = {"state": state, "finished_at": now}
         if error:
             fields["error"] = error
@@ -163,11 +180,20 @@ class Unpacks:
 
     def find_tried_bundles(self) -> set[str]:
         """Return the keys of bundles with an attempt that did not end, or is granted by a sweep."""
+        return {bundle for _, bundle in self._find_attempts()}
+
+    def _find_attempts(self) -> list[tuple[str, str]]:
+        """Return the attempts that did not end, or are granted: their IDs and bundles."""
         task_ids = [decode_text(task_id) for task_id in self._redis.hkeys(UNPACK_ATTEMPTS)]
         with self._redis.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.hget(UNPACK_PREFIX + task_id, "bundle")
-            return {decode_text(key) for key in pipe.execute() if key}
+            bundles = pipe.execute()
+        return [
+            (task_id, decode_text(bundle))
+            for task_id, bundle in zip(task_ids, bundles, strict=True)
+            if bundle
+        ]
 
     def status(self, task_id: str) -> UnpackStatus | None:
         """Return the record of this ID, or None if it does not exist or has expired."""

@@ -44,7 +44,7 @@ from worker.bundles.catalog import (
 from worker.bundles.index import make_index_key
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import COUNTED_INDEX_COPIES
-from worker.jobs.entry_builder import MAX_UNPACK_ATTEMPTS
+from worker.jobs.entry_builder import INTERRUPTED, MAX_UNPACK_ATTEMPTS
 from worker.reading.csv_parsing import parse_csv
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.overdue import OVERDUE_S
@@ -71,6 +71,12 @@ def wait_for_next_second(rowdrop: RowdropHarness, key: str) -> None:
     put = rowdrop.source.get_last_modified(key)
     while int(time.time()) <= put + 1:
         time.sleep(0.05)
+
+
+def list_states(rowdrop: RowdropHarness) -> Counter[str]:
+    unpacks = rowdrop.services.records.unpacks
+    unpacks.finish_published(time.time())
+    return Counter(status.state for status in unpacks.list_newest(100))
 
 
 def list_copies(rowdrop: RowdropHarness) -> set[str]:
@@ -715,6 +721,48 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
     rowdrop.create_unpacker(source=Replaced(rowdrop.source)).run("u.tar")
     rowdrop.run_bulk_work()
     assert names(rowdrop) == {"1": "New"}
+    assert list_states(rowdrop) == {"superseded": 1, "done": 1}
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_unpacker_ends_killed_attempts_at_earlier_archives(
+    rowdrop: RowdropHarness, is_replaced: bool
+) -> None:
+    """Attempts at an archive that is gone are neither active nor counted."""
+    drop(rowdrop, "u.zip", {"1.csv": make_csv()})
+    unpacks = rowdrop.services.records.unpacks
+    unpacks.begin_attempt("0" * 32, "u.zip", time.time())
+    unpacks.begin_attempt("1" * 32, "other.zip", time.time())
+    if is_replaced:
+        drop(rowdrop, "u.zip", {"1.csv": make_csv("New")})
+    else:
+        rowdrop.source.delete("u.zip")
+    rowdrop.process_bundles("u.zip")
+    assert names(rowdrop) == ({"1": "New"} if is_replaced else {})
+    assert unpacks.find_tried_bundles() == {"other.zip"}
+    expected = {"superseded": 1, "unpacking": 1} | ({"done": 1} if is_replaced else {})
+    assert list_states(rowdrop) == expected
+
+
+def test_unpacker_reports_interrupted_attempt(rowdrop: RowdropHarness) -> None:
+    drop(rowdrop, "u.zip", {"1.csv": make_csv()})
+
+    class Unreachable:
+        """A source bucket that does not answer when an archive is read."""
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            return getattr(rowdrop.source, name)
+
+        def check_readable(self, key: str) -> None:
+            raise StoreUnavailable(key)
+
+    rowdrop.mark_users("/u.zip")
+    with pytest.raises(StoreUnavailable):
+        rowdrop.create_unpacker(source=Unreachable()).run("u.zip")
+    (status,) = rowdrop.services.records.unpacks.list_newest(10)
+    assert (status.state, status.error) == ("failed", INTERRUPTED)
+    rowdrop.process_bundles("u.zip")
+    assert list_states(rowdrop) == {"done": 1}
 
 
 def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarness) -> None:
@@ -917,6 +965,7 @@ def test_unpacker_restores_missing_unpacked_objects(rowdrop: RowdropHarness, wha
     rowdrop.publish_pending()
     assert rowdrop.output.get("images/1.png").body == b"x"
     assert rowdrop.find_differences() == []
+    assert list_states(rowdrop) == {"done": 1}
 
 
 def test_overdue_bundles_are_enqueued_after_lost_message(

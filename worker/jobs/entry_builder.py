@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 MAX_UNPACK_ATTEMPTS = 3
 """Number of attempts that may kill their worker before the bundle is given up."""
+INTERRUPTED = "the object store did not answer or refused access; the bundle is tried again"
+"""The error of an attempt that a failure of the object store ended."""
 PROGRESS_EVERY_S = 1.0
 """Seconds between two progress reports, each of which renews the unpack lease."""
 
@@ -267,10 +269,15 @@ class EntryBuilder:
         except InvalidArchive as error:
             self._folders.remove_folder(digest)
             return self._reject_archive(digest, info, previous, error)
-        except ObjectUnreadable as error:
-            if error.key != key:  # an unpacked object, not the archive
-                raise
-            return self._reject_unreadable(key, previous, error)
+        except StoreUnavailable as error:
+            # Another key is that of an unpacked object.
+            if isinstance(error, ObjectUnreadable) and error.key == key:
+                return self._reject_unreadable(key, previous, error)
+            self._unpacks.set_final_state(digest, "failed", self._clock(), INTERRUPTED)
+            raise
+        except (PreconditionFailed, ObjectNotFound):
+            self._unpacks.set_superseded(digest, self._clock())
+            raise
         finally:
             # The worker survived, so this attempt must not count against the bundle.
             self._unpacks.end_attempt(digest)

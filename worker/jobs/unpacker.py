@@ -72,6 +72,17 @@ class MemberMarker:
         digest = self._folders.rules.make_digest(key, entry.etag)
         self._unpacks.set_final_state(digest, "removed", self._clock())
 
+    def end_other_attempts(self, key: str, entry: CatalogEntry | None) -> None:
+        """End the attempts at archives of this bundle that were replaced or deleted."""
+        digest = self._folders.rules.make_digest(key, entry.etag) if entry else ""
+        self._unpacks.end_other_attempts(key, digest, self._clock())
+
+    def record_restored(self, entry: CatalogEntry) -> None:
+        """Record the end of an attempt that restored missing objects of the visible version."""
+        status = self._unpacks.status(entry.digest)
+        if status and status.state == "unpacking":
+            self._unpacks.set_publishing(entry.digest, entry.users, entry.ignored, self._clock())
+
     def finish_published(self) -> None:
         """Record the bundles as done that have no unpublished users left."""
         self._unpacks.finish_published(self._clock())
@@ -161,6 +172,7 @@ class Unpacker:
                 continue
             if built is None and previous:
                 self._members.record_removed(key, previous)
+            self._members.end_other_attempts(key, built)
             self._mark_changed_members(key, built)
             if not self._users.submit_results([(owned_tokens, _make_result(key, built))]):
                 return
@@ -174,6 +186,8 @@ class Unpacker:
         """Mark all users that are or were in the bundle, unless that is done already."""
         old_digests = self._catalog.find_unmarked_digests(key)
         if old_digests is None:
+            if entry and not entry.reason:
+                self._members.record_restored(entry)
             return
         self._members.mark_members(key, entry, old_digests)
         self._catalog.clear_unmarked_digests(key, old_digests)

@@ -5,8 +5,8 @@ import { ago, button, el, find, formatCount, formatDuration, formatNumber, setTe
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
-const ENDED = new Set(["done", "failed", "rejected", "removed"]);
-const CLASSES = { done: "good", failed: "bad", rejected: "bad" };
+const ENDED = new Set(["done", "failed", "rejected", "superseded", "removed"]);
+const CLASSES = { done: "good", failed: "bad", rejected: "bad", superseded: "" };
 
 export class Tasks {
   constructor() {
