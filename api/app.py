@@ -28,7 +28,7 @@ from api.description.docs import DocsResource
 from api.description.index import IndexResource
 from api.description.openapi import OpenApiResource
 from api.description.page_files import PageFileResource, load_page_files
-from api.query.filters import InvalidParameter
+from api.query.parameters import InvalidParameter
 from api.resources.data import ChangesResource, DataResource, UserResource
 from api.resources.errors import ErrorsResource
 from api.resources.events import EventsResource

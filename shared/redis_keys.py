@@ -32,7 +32,7 @@ MAX_DEAD_LETTERS = 1000
 # -- events in -------------------------------------------------------------------------------------
 FAST_EVENTS = "events:fast"
 """List: events that MinIO sent and no listener has processed. MinIO's setting names it."""
-SAFE_EVENTS_OF_VERSION_1 = "events:safe"
+SAFE_EVENTS_OF_0_3 = "events:safe"
 """List: second copies of events, by a MinIO with the two targets of release 0.3. The watchdog moves
 them to the other list."""
 DEAD_LETTERS = "rowdrop:dead_letters"

@@ -43,8 +43,9 @@ def create_celery(redis_url: str, timeout_s: float = 10) -> "Celery":
     celery = Celery("rowdrop", broker=redis_url)
     celery.conf.update(
         task_default_queue=BULK_QUEUE,
-        # Refresh messages are not acknowledged. `dirty` reveals a lost message sooner than it would
-        # be redelivered, and the two Redis transactions per message are 5 % of the time of a drop.
+        # Refresh messages are not acknowledged. A user that stays dirty reveals a lost message
+        # sooner than it would be redelivered, and the two Redis transactions per message are 5 % of
+        # the time of a drop.
         task_queues=[
             Queue(EVENTS_QUEUE, routing_key=EVENTS_QUEUE, no_ack=True),
             Queue(BULK_QUEUE, routing_key=BULK_QUEUE),

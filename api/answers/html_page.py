@@ -50,6 +50,8 @@ Nothing is loaded except the inline style, and linked sites cannot see the searc
 """
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INPUT_TYPES = {"age": "number"}
+"""Types of the fields of a form by the kind of the filter; a boolean is a choice."""
 _DATA_FORMATS = (("json", "JSON"), ("ndjson", "NDJSON"), ("csv", "CSV"), ("parquet", "Parquet"))
 
 _UPLOAD_FORM = (
@@ -127,7 +129,7 @@ def _render_form(parameters: QueryParameters, filters: Sequence[Filter]) -> str:
 def _render_filter(each: Filter, parameters: QueryParameters) -> str:
     title = get_title(each)
     if each.kind != "boolean":
-        return _render_input(each.name, title, "number", 4, parameters)
+        return _render_input(each.name, title, _INPUT_TYPES[each.kind], 4, parameters)
     choice = str(parameters.get(each.name, "")).lower()
     options = "".join(
         f'<option value="{value}"{" selected" if choice == value else ""}>{text}</option>'

@@ -1,6 +1,5 @@
 """PUT /files/{name}?wait=: wait until a user's file is published, and answer with its result."""
 
-import json
 import logging
 from contextlib import suppress
 from typing import Any
@@ -57,7 +56,7 @@ class DropController:
             response.media |= {"message": unfinished} if unfinished else {}
             return
         view = self._get_view()
-        row = _find_row(view, file.user_id)
+        row = view.find_row(file.user_id)
         reject = view.rejects.get(file.user_id)
         raise_reject(reject, name, etag, user_id=file.user_id, is_held=row is not None)
         result, reason = await self._find_result(view, file, name, row)
@@ -80,14 +79,6 @@ class DropController:
             if suspicion:
                 return "suspicious", suspicion
         return "row", None
-
-
-def _find_row(view: View, user_id: str) -> dict[str, Any] | None:
-    row_number = view.table.find_row(user_id) if view.table is not None else None
-    if view.table is None or row_number is None:
-        return None
-    row: dict[str, Any] = json.loads(view.table.get_row_json(row_number))
-    return row
 
 
 def raise_reject(

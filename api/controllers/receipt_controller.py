@@ -1,7 +1,6 @@
 """GET /files/{name}/receipt: what became of a file, and when."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,12 +152,7 @@ class _File:
         if isinstance(self._source_key, Bundle):
             return self._find_bundle_result(view, is_dirty=is_dirty)
         reject = view.rejects.get(self._source_key.user_id)
-        row_number = (
-            view.table.find_row(self._source_key.user_id) if view.table is not None else None
-        )
-        row = None
-        if view.table is not None and row_number is not None:
-            row = json.loads(view.table.get_row_json(row_number))
+        row = view.find_row(self._source_key.user_id)
         if not self._source_key.is_csv:
             is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
             is_served = is_read and _is_visible(receipts[0], view)

@@ -11,7 +11,7 @@ from api.answers.formats import CONTENT_TYPES
 from api.answers.html_page import PAGE_HEADERS, render_page
 from api.description.constant_body import ConstantBody
 from api.description.openapi import PATHS, Document, find_token
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
 from api.web.problems import get_status_title
 

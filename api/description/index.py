@@ -7,8 +7,8 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_read_without_token
 from api.description.openapi import PATHS, find_token
 from api.description.page_files import PageFiles
-from api.query.filters import parse_single_values
 from api.query.negotiation import prefers_html
+from api.query.parameters import parse_single_values
 
 
 def list_routes() -> list[dict[str, Any]]:

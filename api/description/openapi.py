@@ -11,7 +11,7 @@ from falcon import MEDIA_JSON
 from falcon.asgi import Request, Response
 
 from api.description.constant_body import ConstantBody
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from shared.formats.records import COLUMNS, Column, get_title
 from shared.settings import PageLink
 

@@ -12,7 +12,7 @@ from falcon.asgi import Request, Response
 
 from api.answers.html_page import STYLE_SOURCE
 from api.description.constant_body import ConstantBody
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.web.problems import Problem
 
 FOLDER = Path(__file__).with_name("page")

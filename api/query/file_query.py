@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from api.query.filters import InvalidParameter, parse_single_values
+from api.query.parameters import InvalidParameter, parse_single_values
 from shared.formats.source_keys import MAX_KEY_BYTES, is_listable_prefix
 
 MAX_LISTED_FILES = 1000

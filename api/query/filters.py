@@ -8,36 +8,22 @@ if that day does not exist.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.query.parameters import InvalidParameter, parse_boolean
 from shared.formats.records import COLUMNS
 
 # At most five digits, so that the comparisons in `Filters.build_mask` fit into int32.
 _AGE_PATTERN = re.compile(r"-?[0-9]{1,5}")
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # Above the largest month * 32 + day, so that comparing two codes compares two dates.
 _YEAR_STEP = 512
 
 FILTER_PARAMETERS = tuple(each.name for column in COLUMNS for each in column.filters)
 ALLOWED_AGE = "a whole number of years, at most five digits"
-ALLOWED_BOOLEAN = "true or false in any case, 1 or 0"
-
-
-class InvalidParameter(ValueError):
-    """A query parameter that is unknown, repeated, or has an invalid value.
-
-    `reason` says what is wrong, `allowed` which values the client may send.
-    """
-
-    def __init__(self, name: str, reason: str, allowed: str) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
-        self.allowed = allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,7 @@ class Filters:
         Raises `InvalidParameter`.
         """
         return cls(
-            _parse_boolean(values, "is_image_exists"),
+            parse_boolean(values, "is_image_exists"),
             _parse_age(values, "min_age"),
             _parse_age(values, "max_age"),
         )
@@ -68,16 +54,12 @@ class Filters:
     @property
     def is_active(self) -> bool:
         """Whether any filter is set."""
-        return self.depends_on_date or self.is_image_exists is not None
+        return self != _NO_FILTERS
 
     def to_dict(self) -> dict[str, bool | int]:
         """Return the filters that are set, by parameter name."""
-        all_filters = (
-            ("is_image_exists", self.is_image_exists),
-            ("min_age", self.min_age),
-            ("max_age", self.max_age),
-        )
-        return {name: value for name, value in all_filters if value is not None}
+        values = ((name, getattr(self, name)) for name in _NAMES)
+        return {name: value for name, value in values if value is not None}
 
     def build_mask(
         self, has_image: NDArray[np.bool_], birthday: NDArray[np.int32], today: date
@@ -100,23 +82,8 @@ class Filters:
         return mask
 
 
-def parse_single_values(
-    parameters: Mapping[str, str | list[str]], known_names: tuple[str, ...]
-) -> dict[str, str]:
-    """Return the parameters as single values.
-
-    Raises `InvalidParameter` for a parameter that is unknown or given more than once.
-    """
-    values = {}
-    for name, value in parameters.items():
-        if name not in known_names:
-            raise InvalidParameter(
-                name, "unknown parameter", f"the parameters {', '.join(known_names) or '(none)'}"
-            )
-        if not isinstance(value, str):
-            raise InvalidParameter(name, "given more than once", "one value")
-        values[name] = value
-    return values
+_NO_FILTERS = Filters()
+_NAMES = tuple(each.name for each in fields(Filters))
 
 
 def encode_birthdays(birthts: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -140,22 +107,6 @@ def compute_ages(birthday: NDArray[np.int32], today: date) -> NDArray[np.int32]:
 
 def _encode_date(day: date) -> int:
     return day.year * _YEAR_STEP + day.month * 32 + day.day
-
-
-def parse_explain(parameters: Mapping[str, str | list[str]]) -> bool:
-    """Return the parameter `explain`, False by default. Raises `InvalidParameter`."""
-    return bool(_parse_boolean(parse_single_values(parameters, ("explain",)), "explain"))
-
-
-def _parse_boolean(values: Mapping[str, str], name: str) -> bool | None:
-    if name not in values:
-        return None
-    try:
-        return _BOOLEANS[values[name].lower()]
-    except KeyError:
-        raise InvalidParameter(
-            name, f"{values[name][:40]!r} is not a boolean", ALLOWED_BOOLEAN
-        ) from None
 
 
 def _parse_age(values: Mapping[str, str], name: str) -> int | None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from api.query.filters import FILTER_PARAMETERS, Filters, InvalidParameter, parse_single_values
+from api.query.filters import FILTER_PARAMETERS, Filters
+from api.query.parameters import InvalidParameter, parse_single_values
 from shared.formats.output_csv import OUTPUT_COLUMNS
 
 FORMATS = ("json", "ndjson", "csv", "parquet", "html")
@@ -120,12 +121,9 @@ class RowQuery:
 
         It is part of the ETag, so it must not depend on the process.
         """
-        filters = self.filters
         paging = self.paging
         return (
-            filters.is_image_exists,
-            filters.min_age,
-            filters.max_age,
+            self.filters,
             self.search,
             self.sort,
             self.fields,

@@ -17,7 +17,7 @@ from api.answers.table_answers import TableAnswers
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.receipt_controller import ReceiptController
 from api.controllers.refresh_controller import RefreshController
-from api.query.filters import parse_explain, parse_single_values
+from api.query.parameters import parse_explain, parse_single_values
 from api.resources.files import build_wrapped_body_problem, describe_request_body
 from api.snapshot.changes import ChangeFeed, ViewVersions
 from api.snapshot.view import ViewProvider

@@ -12,8 +12,8 @@ from falcon.asgi import Request, Response
 
 from api.access.auth import may_see_quotes
 from api.answers.quotes import QuoteReader
-from api.query.filters import parse_single_values
 from api.query.links import build_link_header
+from api.query.parameters import parse_single_values
 from api.query.row_query import PAGING_PARAMETERS, Paging
 from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider

@@ -4,7 +4,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.controllers.event_controller import EventController
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.web.json_body import BodyReader
 
 

@@ -18,8 +18,8 @@ from api.controllers.drop_controller import DropController
 from api.controllers.receipt_controller import ReceiptController
 from api.query.body_forms import describe_wrapped_body, format_upload_command
 from api.query.file_query import parse_file_limit, parse_key
-from api.query.filters import parse_single_values
 from api.query.links import build_path, build_row_path
+from api.query.parameters import parse_single_values
 from api.query.wait_query import parse_wait
 from api.web.problems import Problem, build_too_large_problem
 from api.web.transfers import (

@@ -14,7 +14,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.controllers.metrics import METRICS_TYPE, render_metrics
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool

@@ -9,7 +9,7 @@ import json
 from falcon.asgi import Request, Response
 
 from api.answers.lookup import require_row
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.snapshot.view import ViewProvider
 from api.web.problems import Problem
 from api.web.transfers import ByteRange, Transfers, format_content_disposition

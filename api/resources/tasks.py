@@ -10,7 +10,7 @@ from falcon.asgi import Request, Response
 
 from api.access.auth import may_see_quotes
 from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
-from api.query.filters import parse_single_values
+from api.query.parameters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool

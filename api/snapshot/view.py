@@ -1,10 +1,11 @@
 """The state of one API process, as one immutable value that its follower replaces."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -100,6 +101,14 @@ class View:
         """Compare the rejects with the table, unless the previous view has compared them."""
         if not self.reject_list.compares(self.rejects, self.table):
             object.__setattr__(self, "reject_list", RejectList(self.rejects, self.table))
+
+    def find_row(self, user_id: str) -> dict[str, Any] | None:
+        """Return the row of a user, or None without one."""
+        row_number = self.table.find_row(user_id) if self.table is not None else None
+        if self.table is None or row_number is None:
+            return None
+        row: dict[str, Any] = json.loads(self.table.get_row_json(row_number))
+        return row
 
 
 class ViewUpdate(TypedDict, total=False):

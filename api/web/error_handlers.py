@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import falcon
 from falcon.asgi import Request, Response
 
-from api.query.filters import InvalidParameter
+from api.query.parameters import InvalidParameter
 from api.web.json_body import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
 from api.web.problems import Problem, build_plain_body, build_unavailable_problem

@@ -349,8 +349,6 @@ class ReadResult:
         match csv_fields[3:]:
             case [[*reject]]:
                 return cls(user_id, InvalidCsv(version, *reject), *image)
-            case [reason, line]:  # written by an earlier release
-                return cls(user_id, InvalidCsv(version, reason, line, OLDEST_RULES_VERSION), *image)
             case person:
                 return cls(user_id, ValidCsv(version, Person(*person)), *image)
 

@@ -259,7 +259,7 @@ def _lowercase_extension(key: str) -> str:
 
 
 def make_bundle_id(key: str) -> str:
-    """Return the ID of a bundle where users are listed: in `dirty`, in messages, in rejects."""
+    """Return the ID of a bundle where users are listed: as dirty, in messages, in rejects."""
     return f"/{key}"
 
 

@@ -13,6 +13,7 @@ from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
+from api.description.openapi import DOCUMENT
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
 from shared.progress.receipts import (
@@ -77,6 +78,8 @@ class Api:
     def get_receipt(self, name: str, **parameters: str) -> Any:  # noqa: ANN401
         answer = self.get(f"/files/{name}/receipt", **parameters)
         assert answer.status_code == 200, answer.text
+        described = DOCUMENT["components"]["schemas"]["Receipt"]["properties"]
+        assert answer.json.keys() == described.keys()
         return answer.json
 
 

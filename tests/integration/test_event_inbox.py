@@ -4,11 +4,11 @@ import json
 
 from redis import Redis
 
-from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1
+from shared.redis_keys import DEAD_LETTERS, FAST_EVENTS, SAFE_EVENTS_OF_0_3
 from tests.integration.state_steps import NOW, push_entries
 from worker.services.state_parts import StateParts
 from worker.state.event_inbox import DecodedEntry
-from worker.watchdog.loss_detection import EventsOfVersion1
+from worker.watchdog.loss_detection import EventsOfRelease03
 
 
 def test_event_inbox_pops_event_in_the_step_that_marks(redis: "Redis", state: StateParts) -> None:
@@ -36,14 +36,14 @@ def test_event_inbox_two_listeners_lose_nothing(redis: "Redis", state: StatePart
     assert redis.lrange(FAST_EVENTS, 0, -1) == [b"2"]
 
 
-def test_event_inbox_moves_copies_of_version_1(redis: "Redis", state: StateParts) -> None:
+def test_event_inbox_moves_copies_of_0_3(redis: "Redis", state: StateParts) -> None:
     """A MinIO with the settings of release 0.3 still sends to the second list."""
     push_entries(redis, FAST_EVENTS, b"1")
-    push_entries(redis, SAFE_EVENTS_OF_VERSION_1, *(b"%d" % number for number in range(2, 1003)))
-    check = EventsOfVersion1(state.inbox)
+    push_entries(redis, SAFE_EVENTS_OF_0_3, *(b"%d" % number for number in range(2, 1003)))
+    check = EventsOfRelease03(state.inbox)
     check.tick(NOW)
     assert redis.lrange(FAST_EVENTS, 0, -1) == [b"%d" % number for number in range(1, 1003)]
-    assert not redis.exists(SAFE_EVENTS_OF_VERSION_1)
+    assert not redis.exists(SAFE_EVENTS_OF_0_3)
     check.tick(NOW)
     assert redis.llen(FAST_EVENTS) == 1002
 

@@ -33,7 +33,7 @@ from shared.redis_keys import (
     LAST_PUBLISH,
     MAX_DEAD_LETTERS,
     PENDING_RESULTS,
-    SAFE_EVENTS_OF_VERSION_1,
+    SAFE_EVENTS_OF_0_3,
     SCHEMA_VERSION,
     STATE_VERSION,
     SWEEP_REQUESTED,
@@ -186,7 +186,7 @@ def test_captured_state_has_every_old_key() -> None:
     captured = {key: entry["type"] for state in CAPTURED.values() for key, entry in state.items()}
     assert {key: captured.get(key) for key in OLD_KEYS} == OLD_KEYS
     moved = {"counters", "dead_letters"}
-    unchanged = {FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1, EVENTS_QUEUE, BULK_QUEUE}
+    unchanged = {FAST_EVENTS, SAFE_EVENTS_OF_0_3, EVENTS_QUEUE, BULK_QUEUE}
     others = {
         key for key in captured if not encode(key).startswith((b"_kombu.", *EXPIRING_PREFIXES))
     }
@@ -348,7 +348,7 @@ def test_upgrade_removes_old_keys_and_keeps_counters(
     }
     for new_list, old_lists in (
         (DEAD_LETTERS, ("dead_letters",)),
-        (FAST_EVENTS, (FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1)),
+        (FAST_EVENTS, (FAST_EVENTS, SAFE_EVENTS_OF_0_3)),
     ):
         entries = [entry.decode() for entry in client.lrange(new_list, 0, -1)]
         assert entries == [
@@ -390,7 +390,7 @@ def test_upgrade_processes_messages_of_the_previous_release(
         REBUILD,
         UNPACK,
     }
-    redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS_OF_VERSION_1)
+    redis.delete(EVENTS_QUEUE, BULK_QUEUE, FAST_EVENTS, SAFE_EVENTS_OF_0_3)
     upgraded.run_sweep("start")
     assert upgraded.find_differences() == []
     app.close()
@@ -413,7 +413,7 @@ def test_upgrade_repairs_late_write_of_old_publisher(
     assert redis.hget(LAST_PUBLISH, "output_etag") != etag.encode()
 
 
-class MinioServerOfVersion1(MinioServer):
+class MinioServerOfRelease03(MinioServer):
     """A MinIO with the two event targets that release 0.3 needed."""
 
     def build_environment(self) -> dict[str, str]:
@@ -426,7 +426,7 @@ class MinioServerOfVersion1(MinioServer):
         return {
             **environment,
             **second_target,
-            "MINIO_NOTIFY_REDIS_KEY_SAFE": SAFE_EVENTS_OF_VERSION_1,
+            "MINIO_NOTIFY_REDIS_KEY_SAFE": SAFE_EVENTS_OF_0_3,
             "MINIO_NOTIFY_REDIS_QUEUE_DIR_SAFE": str(self.folder / "queue"),
         }
 
@@ -439,7 +439,7 @@ def test_upgrade_loses_no_event_of_minio_with_two_targets(
     ports = MinioPorts(find_free_port(), find_free_port())
     root = ServerUser(MINIO_USER, MINIO_PASSWORD)
     parts = (tmp_path / "minio", ports, root, redis_server.address, minio_server.options)
-    with MinioServerOfVersion1(*parts) as minio:
+    with MinioServerOfRelease03(*parts) as minio:
         settings = Settings(minio.endpoint, MINIO_USER, MINIO_PASSWORD, redis_server.url)
         rowdrop = RowdropHarness(settings)
         s3 = rowdrop.services.clients.create_minio_client()
@@ -453,10 +453,10 @@ def test_upgrade_loses_no_event_of_minio_with_two_targets(
             settings.source_bucket, NotificationConfig(queue_config_list=rules)
         )
         rowdrop.put_files("copied")
-        wait_until(lambda: client.llen(FAST_EVENTS) and client.llen(SAFE_EVENTS_OF_VERSION_1))
+        wait_until(lambda: client.llen(FAST_EVENTS) and client.llen(SAFE_EVENTS_OF_0_3))
         Initializer(rowdrop.services).run()
-        rowdrop.create_checks().events_of_version_1.tick(0)
-        assert not client.exists(SAFE_EVENTS_OF_VERSION_1)
+        rowdrop.create_checks().events_of_0_3.tick(0)
+        assert not client.exists(SAFE_EVENTS_OF_0_3)
         assert sum(b"copied.csv" in raw for raw in client.lrange(FAST_EVENTS, 0, -1)) == 2
         kept = s3.get_bucket_notification(settings.source_bucket).queue_config_list
         assert [rule.config_id for rule in kept] == ["rowdrop-fast"]

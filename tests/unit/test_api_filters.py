@@ -7,14 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.query.filters import (
-    Filters,
-    InvalidParameter,
-    compute_ages,
-    encode_birthdays,
-    parse_single_values,
-)
-from api.query.row_query import RowQuery
+from api.query.filters import Filters, compute_ages, encode_birthdays
+from api.query.parameters import InvalidParameter, parse_single_values
+from api.query.row_query import SELECTING_PARAMETERS, RowQuery
+from shared.formats.records import COLUMNS, Filter
 
 EPOCH = datetime(1970, 1, 1)
 dates = st.dates(date(1, 1, 1), date(9999, 12, 31))
@@ -99,11 +95,26 @@ def test_filters_name_invalid_value_and_allowed_ones(name: str, text: str) -> No
     assert ("true or false" in refusal.value.allowed) == (name == "is_image_exists")
 
 
+@pytest.mark.parametrize("column_filter", [each for column in COLUMNS for each in column.filters])
+def test_each_filter_of_a_column_selects_rows(column_filter: Filter) -> None:
+    parameters = {column_filter.name: column_filter.example}
+    query = RowQuery.parse_selection(parameters)
+    assert query.filters.is_active
+    assert not query.is_unrestricted
+    assert list(query.filters.to_dict()) == [column_filter.name]
+    assert repr(query.selection_key) != repr(RowQuery().selection_key)
+    # One of two people on each side of any limit: a newborn without an image, and an old person.
+    today = datetime.now(UTC).date()
+    birthday = encode_birthdays(np.array([milliseconds(today), milliseconds(date(1900, 1, 1))]))
+    mask = query.filters.build_mask(np.array([False, True]), birthday, today)
+    assert mask.sum() == 1
+
+
 def test_row_query_selection_refuses_unknown_parameter() -> None:
     for name in ("minage", "sort", "limit"):
         with pytest.raises(InvalidParameter, match=name) as refusal:
             RowQuery.parse_selection({name: "3"})
-        assert "min_age, max_age, is_image_exists, q" in refusal.value.allowed
+        assert ", ".join(SELECTING_PARAMETERS) in refusal.value.allowed
 
 
 def test_parse_single_values_refuses_repeated_parameter() -> None:

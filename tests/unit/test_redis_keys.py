@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared import redis_keys
+from shared.formats.records import CsvVersion, InvalidCsv, Person, ReadResult, ValidCsv
 from shared.redis_keys import (
     CAUSES,
     DIRTY_SINCE,
@@ -12,11 +13,12 @@ from shared.redis_keys import (
     ISOLATED_PREFIX,
     KEY_PREFIX,
     PROBE_OF_VERSION_1,
-    SAFE_EVENTS_OF_VERSION_1,
+    SAFE_EVENTS_OF_0_3,
     STATE_KEYS,
     STATE_PREFIX,
     STATE_VERSION,
 )
+from worker.state import schema_upgrade
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,7 @@ def test_redis_keys_have_prefix_with_three_exceptions() -> None:
     assert len(keys) > 40
     assert [key for key in keys if not key.startswith("rowdrop:")] == [
         FAST_EVENTS,
-        SAFE_EVENTS_OF_VERSION_1,
+        SAFE_EVENTS_OF_0_3,
         PROBE_OF_VERSION_1,
     ]
 
@@ -50,6 +52,22 @@ def test_redis_keys_are_distinct() -> None:
 def test_redis_keys_of_state_begin_with_its_version() -> None:
     keys = {key for key in declared_keys() if key.startswith(STATE_PREFIX)}
     assert keys == {*STATE_KEYS, ISOLATED_PREFIX}
+
+
+def test_keys_of_the_version_before_are_removed() -> None:
+    """After a raise of `STATE_VERSION` nothing else removes them."""
+    assert vars(schema_upgrade)[f"KEYS_OF_VERSION_{int(STATE_VERSION) - 1}"]
+
+
+def test_results_in_redis_have_the_form_of_this_state_version() -> None:
+    """If this fails, raise `STATE_VERSION`: docs/architecture.md says how."""
+    version = CsvVersion("1.csv", "e", 7)
+    row = ReadResult("1", ValidCsv(version, Person("Ann", "Lee", 5)), "1.png")
+    reject = ReadResult("1", InvalidCsv(version, "empty", 2, "1"), "c.png", "a.zip", ("b.png",))
+    assert STATE_VERSION == "3"
+    assert row.to_json() == '[["1.csv","e",7,"Ann","Lee",5],"1.png"]'
+    assert reject.to_json() == '[["1.csv","e",7,["empty",2,"1"]],"c.png","a.zip",["b.png"]]'
+    assert ReadResult("1", None, None).to_json() == "[null,null]"
 
 
 def test_redis_keys_have_one_set_per_cause() -> None:

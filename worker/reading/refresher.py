@@ -143,7 +143,7 @@ class Refresher:
         """Take the version tokens (BEGIN READ) and record the read in Redis while the block runs.
 
         A kill or a hang leaves the record behind, for the watchdog. An exception removes it here;
-        without one, the block passes the read token to `UserStates.submit_results`, which
+        without one, the block passes the read ID to `UserStates.submit_results`, which
         removes it.
         """
         read_id = new_token()

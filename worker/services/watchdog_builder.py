@@ -12,7 +12,7 @@ from worker.source.notifications import NotificationRules
 from worker.watchdog.broken_reads import BrokenReads
 from worker.watchdog.checks import WatchdogChecks
 from worker.watchdog.loss_detection import (
-    EventsOfVersion1,
+    EventsOfRelease03,
     NotificationRulesCheck,
     PublishedFilesCheck,
     ServerLossCheck,
@@ -55,7 +55,7 @@ def build_checks(
             state.loss_signals,
         ),
         server_loss=ServerLossCheck(metrics, state.loss_signals, records.sweeps),
-        events_of_version_1=EventsOfVersion1(state.inbox),
+        events_of_0_3=EventsOfRelease03(state.inbox),
         notification_rules=(
             NotificationRulesCheck(notification_rules, state.inbox, state.loss_signals)
             if notification_rules

@@ -11,7 +11,7 @@ from shared.formats.events import EVENT_TARGET
 EVENT_TYPES = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 EVENT_TARGET_ARN = f"arn:minio:sqs::{EVENT_TARGET}:redis"
 RULE_ID = "rowdrop-fast"
-RULE_ID_OF_VERSION_1 = "rowdrop-safe"
+RULE_ID_OF_0_3 = "rowdrop-safe"
 """The rule of release 0.3 for a second target, of which MinIO keeps a queue on its disk."""
 
 
@@ -45,7 +45,7 @@ class NotificationRules:
         """
         config = self._minio.get_bucket_notification(self._bucket)
         queues = list(config.queue_config_list or [])
-        kept = [queue for queue in queues if queue.config_id != RULE_ID_OF_VERSION_1]
+        kept = [queue for queue in queues if queue.config_id != RULE_ID_OF_0_3]
         is_present = any(map(_is_rowdrop_rule, kept))
         if is_present and len(kept) == len(queues):
             return RuleState.PRESENT

@@ -12,7 +12,7 @@ from shared.redis_keys import (
     FAST_EVENTS,
     PROBE,
     PROBE_OF_VERSION_1,
-    SAFE_EVENTS_OF_VERSION_1,
+    SAFE_EVENTS_OF_0_3,
 )
 from shared.scripts import CHUNK_SIZE, Scripts
 from worker.state.user_states import run_mark
@@ -87,12 +87,12 @@ class EventInbox:
             arguments += [-1] if is_truncated else [len(entry.user_ids), *entry.user_ids]
         return run_mark(self._mark, FAST_EVENTS, "event", arguments, now)
 
-    def move_copies_of_version_1(self) -> int:
+    def move_copies_of_0_3(self) -> int:
         """Move the entries of the second list of release 0.3 to the list; return their number.
 
         Their users are marked once more. Each call moves at most `CHUNK_SIZE` entries.
         """
-        keys = [SAFE_EVENTS_OF_VERSION_1, FAST_EVENTS]
+        keys = [SAFE_EVENTS_OF_0_3, FAST_EVENTS]
         return int(self._move(keys, [CHUNK_SIZE]))
 
     def set_events_available(self, *, available: bool) -> None:

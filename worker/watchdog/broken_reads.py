@@ -47,7 +47,7 @@ class BrokenReads:
         }
         read_ids = self._attempts.active_reads()
         self._tick_counts = {
-            token: self._tick_counts.get(token, 0) + 1 for token in (*read_ids, *running_attempts)
+            each: self._tick_counts.get(each, 0) + 1 for each in (*read_ids, *running_attempts)
         }
         for attempt_id, user_id in running_attempts.items():
             if self._tick_counts[attempt_id] >= DEAD_ATTEMPT_TICKS:
@@ -105,7 +105,7 @@ class BrokenReads:
         """
         if not user_ids:
             return []
-        read_ids = [token for token, ticks in self._tick_counts.items() if ticks > 1]
+        read_ids = [each for each, ticks in self._tick_counts.items() if ticks > 1]
         excluded_users = self._attempts.isolated_ids().union(
             *self._attempts.users_of_reads(read_ids).values()
         )

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from worker.watchdog.broken_reads import BrokenReads
 from worker.watchdog.loss_detection import (
-    EventsOfVersion1,
+    EventsOfRelease03,
     NotificationRulesCheck,
     PublishedFilesCheck,
     ServerLossCheck,
@@ -26,7 +26,7 @@ class WatchdogChecks(NamedTuple):
     pending_results: PendingResults
     published_files: PublishedFilesCheck
     server_loss: ServerLossCheck
-    events_of_version_1: EventsOfVersion1
+    events_of_0_3: EventsOfRelease03
     notification_rules: NotificationRulesCheck | None
     sweep_schedule: SweepSchedule
 

@@ -113,7 +113,7 @@ class ServerLossCheck:
             self._loss_signals.add(kind)
 
 
-class EventsOfVersion1:
+class EventsOfRelease03:
     """Moves events that a MinIO with the settings of release 0.3 sends to a second list."""
 
     def __init__(self, inbox: EventInbox) -> None:
@@ -121,7 +121,7 @@ class EventsOfVersion1:
 
     def tick(self, now: float) -> None:
         """Move all waiting entries to the list that the listener reads."""
-        while self._inbox.move_copies_of_version_1():
+        while self._inbox.move_copies_of_0_3():
             pass
 
 

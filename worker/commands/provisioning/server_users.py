@@ -45,7 +45,7 @@ from shared.redis_keys import (
     REBUILD_RUNNING,
     RECEIPTS,
     REFRESH_REQUEST_PREFIX,
-    SAFE_EVENTS_OF_VERSION_1,
+    SAFE_EVENTS_OF_0_3,
     SOURCE_FAILURE,
     SWEEP_HISTORY,
     TRUST_STATE,
@@ -223,7 +223,7 @@ REDIS_RULES: Mapping[str, str] = {
     "worker": _PIPELINE_RULES,
     "publisher": _PIPELINE_RULES,
     # The second list: a MinIO that you run yourself may still have the settings of release 0.3.
-    "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS_OF_VERSION_1} +ping +type +rpush +client|setname",
+    "minio": f"~{FAST_EVENTS} ~{SAFE_EVENTS_OF_0_3} +ping +type +rpush +client|setname",
     "api": " ".join(
         [
             *(f"%R~{key}" for key in _KEYS_READ_BY_API),
