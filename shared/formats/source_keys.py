@@ -56,6 +56,9 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _NONCHARACTER = re.compile("[\ufffe\uffff]")
 _UNUSABLE_CHARACTER = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
 _UNUSABLE_CHARACTER_OR_SLASH = re.compile("[\x00-\x1f\x7f\ufffe\uffff/]")
+# MinIO takes a backslash for a separator, ignores blanks around a component, and refuses each
+# request with such a path.
+_DOT_COMPONENT = re.compile(r"(?:^|[/\\])\s*\.\.?\s*(?:[/\\]|$)")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 MAX_SHOWN_PATH_LENGTH = 1_000
@@ -99,7 +102,11 @@ class IgnoredFile:
 def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     """Return what kind of file a key is, or why it is ignored. Never raises."""
     user_id, _, extension = key.rpartition(".")
-    if not _UNUSABLE_CHARACTER_OR_SLASH.search(key) and not key.startswith(_COMPANION_PREFIXES):
+    if (
+        not _UNUSABLE_CHARACTER_OR_SLASH.search(key)
+        and not key.startswith(_COMPANION_PREFIXES)
+        and not ("\\" in key and _DOT_COMPONENT.search(key))
+    ):
         if user_id and extension in USER_FILE_EXTENSIONS:
             return UserFile(user_id, extension)
         if _has_bundle_extension(key):
@@ -128,7 +135,7 @@ def is_valid_key(key: str) -> bool:
         return False
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
-    if {"", ".", ".."}.intersection(parts):
+    if "" in parts or _DOT_COMPONENT.search(key):
         return False
     return all(len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts)
 
@@ -138,8 +145,7 @@ def is_listable_prefix(prefix: str) -> bool:
 
     MinIO refuses a few values although keys may begin with them.
     """
-    parts = prefix.split("/")
-    return "\0" not in prefix and "//" not in prefix and not {".", ".."}.intersection(parts)
+    return "\0" not in prefix and "//" not in prefix and not _DOT_COMPONENT.search(prefix)
 
 
 def classify_member(path: str) -> UserFile | Bundle | IgnoredFile:
@@ -230,6 +236,8 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
         return "its name contains a control character, such as a tab or a line break"
     if _NONCHARACTER.search(key):
         return "its name contains U+FFFE or U+FFFF, which are no characters; rename it"
+    if "\\" in key and _DOT_COMPONENT.search(key):
+        return "its name has '.' or '..' between backslashes, which MinIO refuses; rename it"
     if "/" in key:
         return "it is in a folder; only files at the top level of the bucket are read"
     for prefix, origin in _COMPANION_FILES.items():

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import obstore.store
 from obstore.store import S3Store
-from urllib3 import PoolManager, Timeout
+from urllib3 import PoolManager, Retry, Timeout
 
 from shared.settings import Settings
 
@@ -23,6 +23,10 @@ _RETRY_CONFIG: "obstore.store.RetryConfig" = {
         "base": 2,
     },
 }
+
+_TIMEOUT = Timeout(connect=2, read=15)
+# By default minio-py waits five minutes for a server that hangs, and then tries again.
+_LIST_RETRY = Retry(total=2, read=0, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504))
 
 _MAX_CONNECTIONS = 32
 """Connections that `http` keeps open: as many as a worker uses."""
@@ -64,7 +68,7 @@ class S3Connection:
         self.region = region
         self.access_key = access_key
         self.secret_key = secret_key
-        self.http = PoolManager(maxsize=_MAX_CONNECTIONS, timeout=Timeout(connect=2, read=15))
+        self.http = PoolManager(maxsize=_MAX_CONNECTIONS, timeout=_TIMEOUT)
 
     @classmethod
     def from_settings(cls, settings: Settings, bucket: str) -> "S3Connection":
@@ -89,7 +93,14 @@ class S3Connection:
         url = urlsplit(self.endpoint)
         is_secure = url.scheme == "https"
         return Minio(
-            url.netloc, self.access_key, self.secret_key, secure=is_secure, region=self.region
+            url.netloc,
+            self.access_key,
+            self.secret_key,
+            secure=is_secure,
+            region=self.region,
+            http_client=PoolManager(
+                maxsize=_MAX_CONNECTIONS, timeout=_TIMEOUT, retries=_LIST_RETRY
+            ),
         )
 
     def open_copy_store(self, source_bucket: str) -> S3Store:

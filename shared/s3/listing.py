@@ -9,7 +9,7 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError
 from urllib3.exceptions import HTTPError
 
-from shared.formats.source_keys import BUNDLE_EXTENSIONS, USER_FILE_EXTENSIONS
+from shared.formats.source_keys import BUNDLE_EXTENSIONS, USER_FILE_EXTENSIONS, is_valid_key
 from shared.object_store import LIST_PAGE_SIZE, ObjectInfo, ObjectUnreadable, StoreUnavailable
 from shared.s3 import errors
 from shared.s3.connection import S3Connection
@@ -86,6 +86,8 @@ class S3Lister:
 
     def get_list_entry(self, key: str) -> ObjectInfo | None:
         """Implement `ObjectStore.get_list_entry` by a LIST of one key."""
+        if not is_valid_key(key):  # MinIO would refuse the LIST
+            return None
         try:
             page = self._list_page_by_minio(key, "", 1)
         except ObjectUnreadable:

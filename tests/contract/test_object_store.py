@@ -4,12 +4,16 @@ It covers what Rowdrop relies on, mainly conditional writes and the meaning of a
 """
 
 import io
+import itertools
+import socket
 import string
 from collections.abc import Callable
 
 import pytest
 from minio import Minio
 
+from local.ports import HOST
+from shared.formats.source_keys import UserFile, classify_key
 from shared.object_store import (
     NotModified,
     ObjectNotFound,
@@ -18,6 +22,7 @@ from shared.object_store import (
     PreconditionFailed,
     StoreUnavailable,
 )
+from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
 from shared.s3.objects import S3ObjectStore
 from tests.conftest import MakeUnreadable, OpenFiles
@@ -49,6 +54,28 @@ def test_store_supports_every_key_that_minio_accepts(store: S3ObjectStore, key: 
     assert store.exists(key)
     store.delete(key)
     assert keys_of(store) == []
+
+
+def test_store_answers_for_every_key_with_dots_and_backslashes(store: S3ObjectStore) -> None:
+    """MinIO refuses some of these keys. A request for one must not look like an outage."""
+    characters = "\\. a"
+    for length in range(1, 5):
+        for name in map("".join, itertools.product(characters, repeat=length)):
+            key = f"{name}.csv"
+            assert store.get_list_entry(key) is None, key
+            if isinstance(classify_key(key), UserFile):
+                assert store.get_etag(key) is None, key
+                assert store.get_info(key) is None, key
+
+
+def test_store_list_fails_soon_if_the_server_hangs() -> None:
+    """`list_page` is called for requests of the API, which must not wait for minutes."""
+    with socket.create_server((HOST, 0)) as server:
+        endpoint = f"http://{HOST}:{server.getsockname()[1]}"
+        connection = S3Connection("bucket", endpoint, "key", "secret", "us-east-1")
+        files = S3FileStore(S3ObjectStore(connection))
+        with pytest.raises(StoreUnavailable, match="timed out"):
+            files.list_page("", "", 1)
 
 
 @pytest.mark.parametrize("character", ["\x01", "\t", "\n", "\x7f", "\ufffe", "\uffff"])

@@ -387,3 +387,28 @@ def test_notification_rules_notice_forgotten_rule() -> None:
     """Ceph accepts rules for queues and forgets them."""
     other: Any = OtherStore([])
     assert NotificationRules(other, "src-data").ensure_rules() is RuleState.UNSUPPORTED
+
+
+class MinioInRegion(MinioServer):
+    """A MinIO with a region, which it also names in the ARNs of its targets."""
+
+    def build_environment(self) -> dict[str, str]:
+        return {**super().build_environment(), "MINIO_SITE_REGION": "eu-central-1"}
+
+
+def test_notification_rules_recognize_target_of_another_region(
+    tmp_path: Path, redis_server: RedisServer, minio_server: MinioServer
+) -> None:
+    ports = MinioPorts(find_free_port(), find_free_port())
+    root = ServerUser(MINIO_USER, MINIO_PASSWORD)
+    with MinioInRegion(
+        tmp_path / "minio", ports, root, redis_server.address, minio_server.options
+    ) as minio:
+        address = minio.endpoint.removeprefix("http://")
+        client = Minio(address, MINIO_USER, MINIO_PASSWORD, secure=False, region="eu-central-1")
+        client.make_bucket("src-data", location="eu-central-1")
+        rules = NotificationRules(client, "src-data")
+        assert rules.ensure_rules() is RuleState.RESTORED
+        assert rules.ensure_rules() is RuleState.PRESENT
+        (rule,) = client.get_bucket_notification("src-data").queue_config_list
+        assert rule.queue == "arn:minio:sqs:eu-central-1:FAST:redis"

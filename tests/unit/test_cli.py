@@ -33,6 +33,7 @@ from worker.commands.cli.settings_discovery import (
     SettingsNotFound,
     SettingsSource,
     explain_server_error,
+    find_api,
     find_settings,
     is_running,
 )
@@ -249,6 +250,29 @@ def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
     assert (settings["IMAGES"], settings["ZIP_NAMES"]) == ("reference", "cp866")
     assert settings["API_PORT"] == configuration.values["API_PORT"]
     assert "LOG_LEVEL" not in settings
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"EVENTS_TOKEN": "events-token-0123456789"}, ""),
+        ({"GENERATED_API_TOKEN": "generated-token-012345"}, "generated-token-012345"),
+        ({"API_TOKENS": "ci=write-token-0123456789"}, "write-token-0123456789"),
+        ({"READ_TOKENS": "bi=reads-token-0123456789"}, "reads-token-0123456789"),
+        ({"API_TOKEN": "first-token-0123456789"}, "first-token-0123456789"),
+    ],
+)
+def test_find_api_sends_token_that_may_read(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    """The API ignores the generated token if another one may write; no other route takes events."""
+    others = {"EVENTS_TOKEN": "other-events-token-01234"}
+    if "GENERATED_API_TOKEN" not in variables and expected:
+        others["GENERATED_API_TOKEN"] = "other-generated-012345"
+    for name, value in (others | variables).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.from_environment(minio=False, redis=False)
+    assert find_api(settings, "http://127.0.0.1:8080").token == expected
 
 
 # -- errors of the servers -------------------------------------------------------------------------

@@ -292,6 +292,17 @@ def test_screen_limits_progress_lines_in_file() -> None:
     assert out.getvalue() == "building, 0 s …\nbuilt\n"
 
 
+def test_screen_survives_the_reader_of_its_pipe() -> None:
+    """Otherwise a program that prints while it stops would leave its processes behind."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = os.fdopen(writer, "w")
+    Screen(out)("Stopping …")
+    Screen(out)("stopped")
+    with pytest.raises(BrokenPipeError):
+        out.close()
+
+
 def test_read_log_tail_returns_end_or_note(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(f"{number}\n" for number in range(100)))
     assert read_log_tail(tmp_path / "log", 2) == "    98\n    99"

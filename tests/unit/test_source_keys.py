@@ -88,6 +88,8 @@ def test_classify_key_reads_user_id_before_last_dot(key: str, user_id: str, exte
         ("folder/1\t.csv", "control character"),
         ("1\ufffe.csv", "contains U+FFFE or U+FFFF"),
         ("\uffff.zip", "contains U+FFFE or U+FFFF"),
+        ("..\\1.csv", "'.' or '..' between backslashes"),
+        ("a\\ . \\b.zip", "'.' or '..' between backslashes"),
     ],
 )
 def test_classify_key_explains_ignored_keys(key: str, reason: str) -> None:
@@ -108,7 +110,7 @@ def test_classify_key_answers_any_key_with_one_line_reason(key: str) -> None:
             assert "\r" not in reason
 
 
-@pytest.mark.parametrize("user_id", ["1", "a.b", ".", "1.csv", "ü"])
+@pytest.mark.parametrize("user_id", ["1", "a.b", ".", "1.csv", "ü", "a\\b", "a\\.", ".."])
 def test_classify_key_accepts_keys_made_for_user(user_id: str) -> None:
     csv = classify_key(make_csv_key(user_id))
     assert csv == UserFile(user_id, "csv")

@@ -87,7 +87,10 @@ def _is_rowdrop_rule(queue: QueueConfig) -> bool:
 
     A rule with a prefix or suffix filter does not: it is another application's.
     """
-    return queue.queue == EVENT_TARGET_ARN and _sends_all_events(queue)
+    # MinIO inserts its region: arn:minio:sqs:eu-central-1:FAST:redis.
+    parts = (queue.queue or "").split(":")
+    is_target = [*parts[:3], "", *parts[4:]] == EVENT_TARGET_ARN.split(":")
+    return is_target and _sends_all_events(queue)
 
 
 def _sends_all_events(rule: CommonConfig) -> bool:

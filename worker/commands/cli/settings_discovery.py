@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 
 from shared import logs
 from shared.settings import Settings
+from shared.tokens import TokenKind
 from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
 from worker.commands.provisioning.credential_set import SETTINGS_FILE, TOKEN_SETTINGS
 from worker.commands.provisioning.instructions import ACL_HINT
@@ -237,8 +238,7 @@ def suggest_container(ctx: click.Context) -> str:
 
 def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddress:
     """Return the address of the API: `url`, or that of the running Rowdrop."""
-    tokens = [token.value for token in settings.all_tokens]
-    token = tokens[0] if tokens else ""
+    token = _find_read_token(settings)
     if url:
         return ApiAddress(url.rstrip("/"), token=token)
     if is_container():
@@ -247,6 +247,16 @@ def find_api(settings: Settings, url: str | None, root: Path = ROOT) -> ApiAddre
     saved = _read_lines(find_data_folder(os.environ, root) / ".env")
     port = os.environ.get("API_PORT") or saved.get("API_PORT") or DEFAULT_API_PORT
     return ApiAddress(f"http://127.0.0.1:{port}", token=token)
+
+
+def _find_read_token(settings: Settings) -> str:
+    """Return a token that the API accepts for reads, or "" without one."""
+    # The API ignores the generated token if the operator has set one for writes.
+    for kind in (TokenKind.WRITE, TokenKind.READ, TokenKind.GENERATED):
+        for token in settings.all_tokens:
+            if token.kind is kind:
+                return token.value
+    return ""
 
 
 def read_settings_for_people(environment: Mapping[str, str], root: Path = ROOT) -> dict[str, str]:
