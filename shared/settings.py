@@ -27,6 +27,7 @@ from shared.tokens import (
 
 _HOST_NAME = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 # No user and password before the host: every reader of the API gets the links.
 _LINK_ADDRESS = re.compile(r"https?://[^\s/?#@]+(?:[/?#]\S*)?")
 
@@ -145,8 +146,8 @@ class Settings:
             "minio_access_key": read_required("MINIO_ACCESS_KEY", _check_not_empty, is_used=minio),
             "minio_secret_key": read_required("MINIO_SECRET_KEY", _check_not_empty, is_used=minio),
             "redis_url": read_required("REDIS_URL", _check_redis_url, is_used=redis),
-            "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_check_not_empty),
-            "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_check_not_empty),
+            "source_bucket": env.str("SOURCE_BUCKET", "src-data", validate=_check_bucket),
+            "output_bucket": env.str("OUTPUT_BUCKET", "processed-data", validate=_check_bucket),
             "region": env.str("MINIO_REGION", "us-east-1", validate=_check_not_empty),
             # Only containers that use MinIO have the file.
             "ca_file": env.str("CA_FILE", "", validate=_check_ca_file) if minio else "",
@@ -192,6 +193,14 @@ def _split_words(text: str | None) -> tuple[str, ...]:
 def _check_not_empty(value: str) -> None:
     if not value:
         raise ValidationError("must not be empty")
+
+
+def _check_bucket(value: str) -> None:
+    if not _BUCKET_NAME.fullmatch(value):
+        raise ValidationError(
+            f"is {value[:80]!r}; the name of a bucket has 3 to 63 characters: lower-case letters, "
+            "digits, dots and hyphens, with a letter or digit at both ends"
+        )
 
 
 def _check_token(value: str) -> None:

@@ -25,7 +25,10 @@ from shared.object_store import ObjectInfo
 from shared.progress.receipts import Receipt, Receipts
 from shared.times import format_time
 
-ANOTHER_IMAGE = "another image of the user is newer"
+ANOTHER_IMAGE = (
+    "another image of the user is newer, or of the same second and of a format that comes first "
+    "(png, jpg, jpeg)"
+)
 NO_ROW = "the user has no valid CSV yet"
 NOT_READ = "not read yet; if no event names it, the next sweep does"
 
@@ -201,7 +204,8 @@ class _File:
     def _find_bundle_result(self, view: View, *, is_dirty: bool) -> _Result:
         reject = view.rejects.get(make_bundle_id(self._name))
         if reject is not None and reject.etag == self._etag:
-            return _Result("rejected", reject.reason, reject.line)
+            fields = {"held": reject.keeps_bundle_version}
+            return _Result("rejected", reject.reason, reject.line, fields)
         if not self._is_read_before(view, is_dirty=is_dirty):
             return _Result("pending", "/tasks has the progress")
         return _Result("unpacked")

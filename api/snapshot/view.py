@@ -40,7 +40,15 @@ class RejectList:
 
     @cached_property
     def held_user_ids(self) -> frozenset[str]:
-        """The users that have a reject and still have a row: the held row, published before."""
+        """The rejects that leave the version before in use, by user ID or bundle ID.
+
+        The users still have a row, the held row.
+        """
+        rejects = self._rejects.values()
+        bundle_ids = {each.user_id for each in rejects if each.keeps_bundle_version}
+        return self._find_users_with_row() | bundle_ids
+
+    def _find_users_with_row(self) -> frozenset[str]:
         table = self._table
         if table is None:
             return frozenset()

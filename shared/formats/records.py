@@ -21,6 +21,8 @@ QUARANTINE_REASON = (
     "it is read anew when the file changes, and once more by each sweep"
 )
 """The reason of a quarantined file's reject, which is made without reading the file."""
+PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
+"""The end of the reject reason of a bundle while its previous version is still visible."""
 
 UNREADABLE_REASON = "the object store cannot read it"
 """The beginning of the reason of a reject for an object that the server cannot read."""
@@ -265,6 +267,11 @@ class Reject:
     since: int
     etag: str
     rules: str = RULES_VERSION
+
+    @property
+    def keeps_bundle_version(self) -> bool:
+        """Whether this is a bundle, and the version before it is still visible."""
+        return self.reason.endswith(PREVIOUS_VERSION_KEPT)
 
 
 @dataclass(frozen=True, slots=True)

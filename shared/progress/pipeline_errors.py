@@ -1,7 +1,8 @@
 """The list of what needs attention: for the API's /errors and the command line.
 
 - `rejected`: a CSV or bundle that is not valid.
-- `held`: a CSV that is not valid, while the user's last valid row stays published (the held row).
+- `held`: the same, while its last valid version stays in use: the row of the user (the held row),
+  or the rows from the bundle.
 - `suspicious`: a row that is valid, so it is published, and probably wrong.
 - `ignored`: a key that is neither a user file nor a bundle.
 - `dead_letter`: an event that could not be decoded.
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     "rejected": "correct the file and drop it again, or delete it",
-    "held": "correct the file and drop it again; until then its last valid row stays published",
+    "held": "correct the file and drop it again; until then its last valid version stays in use",
     "suspicious": "check the row: replace or rename its file as the reason says, or keep it",
     "ignored": "give the file the name of a user file or a bundle, or delete it",
     "dead_letter": "none: the next sweep finds the change, and `rowdrop sweep` starts one",
@@ -48,7 +49,8 @@ def list_errors(
     suspicious_count = 0 if suspicious_rows is None else suspicious_rows.entry_count
     page = slice(*page.indices(count_errors(len(rejects), suspicious_count, status)))
     for reject in rejects[page]:
-        yield _describe_reject(reject, is_held=has_row(reject.user_id))
+        is_held = reject.keeps_bundle_version or has_row(reject.user_id)
+        yield _describe_reject(reject, is_held=is_held)
     page = _skip_entries(page, len(rejects))
     if suspicious_rows is not None:
         yield from map(_describe_row, suspicious_rows.list_entries(page))

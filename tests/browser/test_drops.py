@@ -73,7 +73,7 @@ def test_broken_second_version_says_that_the_row_stays(page: RowdropPage) -> Non
     expect(page.row("ada")).to_be_visible()
     page.drop(("ada.csv", f"{HEADER}Ada,Lovelace\n"))
     expect(page.upload("ada.csv")).to_contain_text("The last valid row stays")
-    expect(page.problem("ada.csv")).to_contain_text("old row stays")
+    expect(page.problem("ada.csv")).to_contain_text("old version stays")
     expect(page.row("ada")).to_be_visible()
 
 

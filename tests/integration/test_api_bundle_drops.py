@@ -30,6 +30,7 @@ from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from local.ports import find_free_port
 from shared.formats.object_names import CATALOG_KEY
+from shared.formats.records import PREVIOUS_VERSION_KEPT
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import FileStore, Segment, md5_etag
 from shared.s3.files import S3FileStore, open_file_store
@@ -41,7 +42,7 @@ from tests.archives import make_zip
 from tests.fakes import FakeObjectStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from tests.integration.test_bundles import wait_for_next_second
-from worker.bundles.catalog import PREVIOUS_VERSION_KEPT, read_catalog
+from worker.bundles.catalog import read_catalog
 
 INVALID = b"first_name,last_name,birthts\nAnn,Lee,soon\n"
 BUNDLE = make_zip({"1.csv": make_csv("Ann"), "2.csv": INVALID, "notes.txt": b"x"})
@@ -90,6 +91,9 @@ class ApiWithFollower:
 
     def put(self, name: str, body: bytes, wait: int) -> Result:
         return self.client.simulate_put(f"/files/{name}", body=body, params={"wait": wait})
+
+    def get(self, path: str) -> Any:  # noqa: ANN401
+        return self.client.simulate_get(path).json
 
     def put_in_thread(self, name: str, body: bytes, wait: int = 60) -> "Future[Result]":
         """Start an upload that waits; return after it has found its result missing."""
@@ -238,6 +242,10 @@ def test_put_bundle_with_wait_answers_with_reason_of_reject(
         assert result.json["reason"] in result.json["detail"]
         assert (result.json["name"], result.json["user_id"]) == ("u.zip", None)
         assert (result.json["line"], result.json["held"]) == (None, is_held)
+        receipt = api.get("/files/u.zip/receipt")
+        assert (receipt["result"], receipt["held"]) == ("rejected", is_held)
+        kinds = [each["kind"] for each in api.get("/errors") if each["key"] == "u.zip"]
+        assert kinds == ["held" if is_held else "rejected"]
         assert result.json["etag"] == rowdrop.source.get_etag("u.zip")
         assert api.put_and_process("u.zip", BUNDLE).status_code == 200
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
-from shared.formats.records import InvalidCsv, ValidCsv
+from shared.formats.records import PREVIOUS_VERSION_KEPT, InvalidCsv, ValidCsv
 from shared.formats.rejects_csv import encode_rejects
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectStore, StoredObject, StoreUnavailable
@@ -36,7 +36,6 @@ from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
     DEFAULT_RULES,
     MAX_RETRIES_PER_SWEEP,
-    PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
     read_catalog,

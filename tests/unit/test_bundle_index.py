@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.formats.records import CsvResult, CsvVersion, InvalidCsv, Person, ValidCsv
+from shared.formats.records import (
+    PREVIOUS_VERSION_KEPT,
+    CsvResult,
+    CsvVersion,
+    InvalidCsv,
+    Person,
+    ValidCsv,
+)
 from shared.formats.source_keys import (
     IMAGE_EXTENSIONS,
     IgnoredFile,
@@ -20,7 +27,6 @@ from tests.factories import LAST_MODIFIED, make_person
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
     DEFAULT_RULES,
-    PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     BundleRules,
     CatalogEntry,

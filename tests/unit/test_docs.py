@@ -553,8 +553,8 @@ def test_readme_says_before_first_request_how_port_is_chosen() -> None:
 
 
 def test_readme_shows_image_and_token() -> None:
-    assert re.search(r'curl -T 0001\.png "\$api/files/0001\.png"', README)
-    assert re.search(r'curl "\$api/data/0001/image"', README)
+    assert re.search(r'curl -T 0001\.png "\$api/files/0001\.png\?wait=5"', README)
+    assert re.search(r'curl -f "\$api/data/0001/image"', README)
     assert "`./rowdrop credentials --show`" in README
 
 

@@ -37,7 +37,7 @@ LIMITS = [
     ("docs/api.md", "MAX_QUOTE_LENGTH", 1, "(at most {:g} characters)"),
     ("docs/api.md", "MAX_LARGE_UPLOADS", 1, "at most {:g} uploads above 1 MiB"),
     ("docs/api.md", "MAX_BODY_BYTES", 1, "It may have 1 MiB ({:,.0f} bytes)"),
-    ("docs/api.md", "MAX_EVENTS", 1, "and {:,.0f} events at most (413)"),
+    ("docs/api.md", "MAX_EVENTS", 1, "and {:,.0f} different objects at most (413)"),
     ("docs/api.md", "MAX_WAITING_EVENTS", 1, "{:,.0f} events wait already"),
     ("docs/api.md", "MAX_DEAD_LETTERS", 1, "the newest {:,.0f}"),
     ("docs/configuration.md", "MIN_TOKEN_LENGTH", 1, "at least {:g} characters"),

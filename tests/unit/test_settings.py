@@ -73,6 +73,9 @@ def test_settings_errors_name_all_variables_without_values(monkeypatch: pytest.M
         ("LOG_LEVEL", "LOUD"),
         ("MINIO_SECRET_KEY", ""),
         ("OUTPUT_BUCKET", "src-data"),
+        ("OUTPUT_BUCKET", "ab"),
+        ("SOURCE_BUCKET", "My-Data"),
+        ("SOURCE_BUCKET", "my_data"),
     ],
 )
 def test_settings_refuse_invalid_value_by_name(

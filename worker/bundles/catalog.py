@@ -46,8 +46,6 @@ INDEPENDENT_REASONS = (ATTEMPTS_EXHAUSTED_REASON, OVER_BUDGET_REASON)
 """Beginnings of reasons that do not follow from the bytes of the archive alone."""
 BUNDLE_RULES_VERSION = "2"
 """The version of the rules for archives; a change of it unpacks every bundle again."""
-PREVIOUS_VERSION_KEPT = "; the version before it stays in use"
-"""Appended to a reject reason while the previous version of the bundle is still visible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,10 @@ class StatusReader:
         readiness = request_readiness(self._api)
         output = self._tables.output
         suspicious_rows = self._tables.suspicious_rows
-        held_count = sum(map(self._tables.has_row, self._tables.rejects))
+        held_count = sum(
+            reject.keeps_bundle_version or self._tables.has_row(user_id)
+            for user_id, reject in self._tables.rejects.items()
+        )
         return {
             "ready": readiness.ready,
             "reasons": readiness.reasons,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from shared.csv_reader.decoding import excerpt
+from shared.formats.records import PREVIOUS_VERSION_KEPT
 from shared.formats.source_keys import IgnoredFile, format_member_source
 from shared.object_store import (
     ObjectInfo,
@@ -30,7 +31,6 @@ from worker.bundles.archive import Archive, open_archive
 from worker.bundles.catalog import (
     ATTEMPTS_EXHAUSTED_REASON,
     OVER_BUDGET_REASON,
-    PREVIOUS_VERSION_KEPT,
     BundleCatalog,
     CatalogEntry,
     schedule_retry,

@@ -7,7 +7,7 @@ import { fileButtons, fileLink } from "./files.js";
 const PAGE = 10;
 const KINDS = {
   rejected: ["bad", "rejected"],
-  held: ["warn", "old row stays"],
+  held: ["warn", "old version stays"],
   ignored: ["", "ignored"],
   suspicious: ["warn", "suspicious"],
   dead_letter: ["", "lost event"],
