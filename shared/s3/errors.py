@@ -48,6 +48,8 @@ def translate_error(bucket: str, key: str, error: Exception) -> ObjectNotFound |
     error_match = _S3_ERROR_BODY.search(str(error))
     if error_match:
         code, message = error_match.groups()
+        if code == "XMinioInvalidResourceName":  # no object can have this key
+            return ObjectNotFound(key)
         if _is_object_error(code, message, is_client_error=has_client_error_status(error)):
             return ObjectUnreadable(bucket, key, code, html.unescape(message))
     return StoreUnavailable(f"{bucket}/{key}: {format_error(error)}")

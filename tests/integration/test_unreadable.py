@@ -563,3 +563,12 @@ def test_store_lists_keys_of_unlistable_objects(tmp_path: Path) -> None:
         assert [info.key for page in store.list_objects() for info in page] == sorted(
             [*readable, "notes.txt"]
         )
+
+
+def test_names_that_no_object_can_have_stay_clean(rowdrop: RowdropHarness) -> None:
+    """An earlier release marked them; MinIO refuses each request for them."""
+    rowdrop.mark_users("x\\..\\3", "/x\\..\\3.zip", "1")
+    rowdrop.process_users("x\\..\\3", "1")
+    rowdrop.process_bundles("x\\..\\3.zip")
+    assert rowdrop.state.users.dirty_users() == set()
+    assert rowdrop.find_differences() == []
