@@ -50,7 +50,7 @@ from api.web.json_body import BodyReader, encode_json
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
-from shared.progress.receipts import Receipts
+from shared.progress.receipts import Receipt, Receipts
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.settings import PageLink
@@ -131,11 +131,22 @@ def _add_routes(
     app.add_route("/openapi.json", OpenApiResource(dependencies.page_links))
     app.add_route("/docs", DocsResource())
     app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
+
+    async def read_receipts(user_id: str) -> tuple[list[Receipt], bool]:
+        return await dependencies.redis_pool.run(dependencies.receipts.read_user, user_id)
+
+    bundles = BundleReader(
+        dependencies.source_transfers,
+        dependencies.copy_transfers,
+        read_receipts,
+        dependencies.unpacks,
+        dependencies.redis_pool,
+    )
     receipts = ReceiptController(
         get_view,
         dependencies.source_transfers,
-        dependencies.receipts,
-        dependencies.redis_pool,
+        read_receipts,
+        bundles,
         dependencies.compute_pool,
     )
     app.add_route(
@@ -156,7 +167,7 @@ def _add_routes(
         FileResource(
             dependencies.source_transfers,
             DropController(get_view, dependencies.refresh_controller, dependencies.compute_pool),
-            _make_bundle_drops(dependencies),
+            BundleDropController(get_view, dependencies.waiter, bundles),
             receipts,
             dependencies.max_upload_bytes,
         ),
@@ -181,21 +192,6 @@ def _add_routes(
     ready = ReadyResource(get_view, dependencies.sweep_interval_s, clock, dependencies.compute_pool)
     app.add_route("/health/ready", ready)
     app.add_route("/metrics", ready, suffix="metrics")
-
-
-def _make_bundle_drops(dependencies: Dependencies) -> BundleDropController:
-    return BundleDropController(
-        dependencies.get_view,
-        dependencies.waiter,
-        BundleReader(
-            dependencies.source_transfers,
-            dependencies.copy_transfers,
-            dependencies.receipts,
-            dependencies.redis_pool,
-        ),
-        dependencies.unpacks,
-        dependencies.redis_pool,
-    )
 
 
 def _make_change_feed(dependencies: Dependencies, clock: Callable[[], float]) -> ChangeFeed:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import falcon
@@ -26,7 +26,7 @@ from api.web.transfers import Transfers
 from shared.formats.object_names import CATALOG_KEY
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import StoreUnavailable
-from shared.progress.receipts import Receipts
+from shared.progress.receipts import Receipt
 from shared.progress.unpacks import Unpacks, UnpackStatus
 
 logger = logging.getLogger(__name__)
@@ -56,15 +56,25 @@ class ReadArchive(NamedTuple):
         return "" if self.is_rejected else self.digest
 
 
+ReceiptReader = Callable[[str], Awaitable[tuple[list[Receipt], bool]]]
+"""Returns the receipts of a user or bundle, newest first, and whether it is dirty."""
+
+
 class BundleReader:
     """Reads what the pipeline has made of a bundle."""
 
     def __init__(
-        self, source: Transfers, output: Transfers, receipts: Receipts, redis_pool: ThreadPool
+        self,
+        source: Transfers,
+        output: Transfers,
+        read_receipts: ReceiptReader,
+        unpacks: Unpacks,
+        redis_pool: ThreadPool,
     ) -> None:
         self._source = source
         self._output = output
-        self._receipts = receipts
+        self._read_receipts = read_receipts
+        self._unpacks = unpacks
         self._redis_pool = redis_pool
 
     async def find_archive(self, name: str) -> ReadArchive | None:
@@ -84,8 +94,23 @@ class BundleReader:
             return None
         return ReadArchive(archive[0], entry.digest, entry.is_rejected)
 
+    async def read_record(self, task_id: str) -> UnpackStatus | None:
+        """Return the record of an unpack, None if it does not exist or has expired."""
+        return await self._redis_pool.run(self._unpacks.status, task_id)
+
+    async def find_published_time(self, name: str, etag: str | None) -> float | None:
+        """Return when all users of this version of a bundle were published, in Unix seconds.
+
+        None if they are not, or if the record of that has expired.
+        """
+        archive = await self.find_archive(name)
+        if archive is None or archive.etag != etag or not archive.task_id:
+            return None
+        status = await self.read_record(archive.task_id)
+        return status.finished_at if status is not None and status.state == "done" else None
+
     async def _is_dirty(self, name: str) -> bool:
-        _, is_dirty = await self._redis_pool.run(self._receipts.read_user, make_bundle_id(name))
+        _, is_dirty = await self._read_receipts(make_bundle_id(name))
         return is_dirty
 
 
@@ -138,14 +163,10 @@ class BundleDropController:
         get_view: ViewProvider,
         waiter: CompletionWaiter,
         bundles: BundleReader,
-        unpacks: Unpacks,
-        redis_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._waiter = waiter
         self._bundles = bundles
-        self._unpacks = unpacks
-        self._redis_pool = redis_pool
 
     async def await_result(
         self, request: Request, response: Response, name: str, etag: str, wait_s: float
@@ -192,13 +213,13 @@ class BundleDropController:
         async def has_ended() -> bool:
             nonlocal archive, status
             if status is not None:  # it costs less than to read the catalog again
-                status = await self._read_record(status.task_id)
+                status = await self._bundles.read_record(status.task_id)
                 if status is not None and status.state == "publishing":
                     return False
             archive = await self._bundles.find_archive(name)
             if archive is None:
                 return False
-            status = await self._read_record(archive.task_id) if archive.task_id else None
+            status = await self._bundles.read_record(archive.task_id) if archive.task_id else None
             return status is None or status.state == "done"
 
         with self._waiter.hold_slot() as has_slot:
@@ -211,6 +232,3 @@ class BundleDropController:
                 return RECORD_LOST
             is_visible = await self._waiter.wait_until_visible(deadline)
         return (archive, status) if is_visible else NOT_YET_VISIBLE
-
-    async def _read_record(self, task_id: str) -> UnpackStatus | None:
-        return await self._redis_pool.run(self._unpacks.status, task_id)

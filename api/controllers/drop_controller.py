@@ -1,6 +1,7 @@
 """PUT /files/{name}?wait=: wait until a user's file is published, and answer with its result."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,8 +10,8 @@ from falcon.asgi import Response
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from api.controllers.receipt_controller import find_image_result, find_suspicion
 from api.controllers.refresh_controller import RefreshController
+from api.snapshot.table import SnapshotTable
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
@@ -21,6 +22,11 @@ logger = logging.getLogger(__name__)
 
 REDIS_UNAVAILABLE = "stored, but Redis does not answer; the row follows when it does"
 REPLACED = "the file was replaced or deleted before it was read"
+NO_ROW = "the user has no valid CSV yet"
+ANOTHER_IMAGE = (
+    "another image of the user is newer, or of the same second and of a format that comes first "
+    "(png, jpg, jpeg)"
+)
 
 
 class DropController:
@@ -103,3 +109,18 @@ def raise_reject(
         line=reject.line,
         held=is_held,
     )
+
+
+def find_image_result(name: str, row: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """Return the result of an image that was read, and the reason; `row` is that of its user."""
+    if row is None:
+        return "part", NO_ROW
+    # An image copy has the name of the image.
+    if str(row["img_path"]).rpartition("/")[2] != name:
+        return "superseded", ANOTHER_IMAGE
+    return "part", None
+
+
+def find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
+    """Return why the row of a user is probably wrong, or None."""
+    return table.suspicious_rows.find_reason(user_id)

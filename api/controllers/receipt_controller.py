@@ -1,15 +1,16 @@
 """GET /files/{name}/receipt: what became of a file, and when."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from falcon.asgi import Request, Response
 
 from api.access.auth import may_see_quotes
+from api.controllers.bundle_drop_controller import BundleReader, ReceiptReader
+from api.controllers.drop_controller import find_image_result, find_suspicion
 from api.query.file_query import parse_etag
-from api.snapshot.table import SnapshotTable
 from api.snapshot.view import ServedVersion, View, ViewProvider
 from api.web.problems import Problem, build_not_ready_problem
 from api.web.thread_pool import ThreadPool
@@ -22,14 +23,9 @@ from shared.formats.source_keys import (
     make_bundle_id,
 )
 from shared.object_store import ObjectInfo
-from shared.progress.receipts import Receipt, Receipts
+from shared.progress.receipts import Receipt
 from shared.times import format_time
 
-ANOTHER_IMAGE = (
-    "another image of the user is newer, or of the same second and of a format that comes first "
-    "(png, jpg, jpeg)"
-)
-NO_ROW = "the user has no valid CSV yet"
 NOT_READ = "not read yet; if no event names it, the next sweep does"
 
 
@@ -50,14 +46,14 @@ class ReceiptController:
         self,
         get_view: ViewProvider,
         transfers: Transfers,
-        receipts: Receipts,
-        redis_pool: ThreadPool,
+        read_receipts: ReceiptReader,
+        bundles: BundleReader,
         compute_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
         self._transfers = transfers
-        self._receipts = receipts
-        self._redis_pool = redis_pool
+        self._read_receipts = read_receipts
+        self._bundles = bundles
         self._compute_pool = compute_pool
 
     async def respond(self, request: Request, response: Response, name: str) -> None:
@@ -75,7 +71,7 @@ class ReceiptController:
         receipts: list[Receipt] = []
         is_dirty = False
         if user_id is not None:
-            receipts, is_dirty = await self._redis_pool.run(self._receipts.read_user, user_id)
+            receipts, is_dirty = await self._read_receipts(user_id)
         # After the receipts: a version that is newer than them is pending.
         info = await self._transfers.find_object(name)
         view = self._get_view()
@@ -98,6 +94,10 @@ class ReceiptController:
                 suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
                 if suspicion:
                     result = _Result("suspicious", suspicion, fields=result.fields)
+            elif result.name == "pending" and isinstance(source_key, Bundle):
+                published_at = await self._bundles.find_published_time(name, wanted_etag)
+                if published_at is not None and published_at < (view.store_polled_at or 0):
+                    result = _Result("unpacked")
         if isinstance(source_key, UserFile) and not source_key.is_csv:
             receipt = file.select_image_receipt(own) if file is not None else None
         else:
@@ -117,7 +117,7 @@ class ReceiptController:
 
     async def explain(self, user_id: str) -> dict[str, Any]:
         """Return from which files the row of a user was made, and when; null where unknown."""
-        receipts, is_dirty = await self._redis_pool.run(self._receipts.read_user, user_id)
+        receipts, is_dirty = await self._read_receipts(user_id)
         view = self._get_view()
         newest = receipts[0] if receipts else None
         return {
@@ -209,21 +209,6 @@ class _File:
         if not self._is_read_before(view, is_dirty=is_dirty):
             return _Result("pending", "/tasks has the progress")
         return _Result("unpacked")
-
-
-def find_image_result(name: str, row: Mapping[str, Any] | None) -> tuple[str, str | None]:
-    """Return the result of an image that was read, and the reason; `row` is that of its user."""
-    if row is None:
-        return "part", NO_ROW
-    # An image copy has the name of the image.
-    if str(row["img_path"]).rpartition("/")[2] != name:
-        return "superseded", ANOTHER_IMAGE
-    return "part", None
-
-
-def find_suspicion(table: SnapshotTable, user_id: str) -> str | None:
-    """Return why the row of a user is probably wrong, or None."""
-    return table.suspicious_rows.find_reason(user_id)
 
 
 def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:

@@ -170,6 +170,29 @@ def test_put_bundle_with_wait_answers_with_counts(
     assert api.client.simulate_get("/data/1").json["first_name"] == "Ann"
 
 
+def test_receipt_of_bundle_is_pending_until_its_users_are_served(
+    api: ApiWithFollower, rowdrop: RowdropHarness
+) -> None:
+    """No sweep has verified the state, so only the record of the unpack says it."""
+
+    def find_result() -> str:
+        return str(api.get("/files/u.zip/receipt")["result"])
+
+    rowdrop.publish_pending()
+    api.poller.poll_once()
+    for body in (BUNDLE, ANOTHER):
+        rowdrop.source.put("u.zip", body)
+        rowdrop.mark_users(make_bundle_id("u.zip"))
+        assert find_result() == "pending"
+        assert rowdrop.unpack_next_bundle()
+        api.poller.poll_once()
+        assert find_result() == "pending"
+        api.process()
+        assert find_result() == "pending"
+        api.poller.poll_once()
+        assert find_result() == "unpacked"
+
+
 def test_put_bundle_with_wait_answers_for_unchanged_archive(
     api: ApiWithFollower, rowdrop: RowdropHarness
 ) -> None:

@@ -15,8 +15,7 @@ from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
 from api.app import create_app
 from api.controllers.completion_waiter import CompletionWaiter
-from api.controllers.drop_controller import REDIS_UNAVAILABLE, REPLACED
-from api.controllers.receipt_controller import NO_ROW
+from api.controllers.drop_controller import NO_ROW, REDIS_UNAVAILABLE, REPLACED
 from api.controllers.refresh_controller import RefreshController
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from api.snapshot.process_registry import ProcessRegistry
