@@ -32,7 +32,7 @@ from api.query.parameters import InvalidParameter
 from api.resources.data import ChangesResource, DataResource, UserResource
 from api.resources.errors import ErrorsResource
 from api.resources.events import EventsResource
-from api.resources.files import FileResource, FilesResource
+from api.resources.files import MAX_FORM_FILES, FileResource, FilesResource
 from api.resources.health import LiveResource, ReadyResource, describe_lasting_status
 from api.resources.image import ImageResource
 from api.resources.stats import StatsResource
@@ -54,9 +54,6 @@ from shared.progress.receipts import Receipt, Receipts
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.settings import PageLink
-
-MAX_FORM_FILES = 1_000
-"""Files and fields that a form may have."""
 
 
 class Dependencies(NamedTuple):

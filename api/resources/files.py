@@ -47,6 +47,8 @@ RECEIPT_SUFFIX = "/receipt"
 """The end of the address of a receipt. No user file or bundle has such a name, which is that of an
 object in a folder."""
 _FORM_TYPE = "multipart/form-data"
+MAX_FORM_FILES = 1_000
+"""Files and fields that a form may have."""
 FORM_BYTES = 20_000
 """Bytes that a form may have in addition to the largest file."""
 
@@ -84,8 +86,15 @@ class FilesResource:
         if request.content_type is None or not request.content_type.startswith(_FORM_TYPE):
             detail = f"Send the form as {_FORM_TYPE}, or a file by PUT /files/{{name}}."
             raise falcon.HTTPBadRequest(description=detail)
-        length = _require_length(request, self._max_upload_bytes + FORM_BYTES)
-        names = await self._transfers.store_form(self._list_files(request), length)
+        length = _require_length(request, self._max_upload_bytes + FORM_BYTES, "form")
+        try:
+            names = await self._transfers.store_form(self._list_files(request), length)
+        except falcon.MultipartParseError as error:
+            detail = (
+                f"{error.description}: the form is damaged, or has more than "
+                f"{MAX_FORM_FILES:,} files and fields; nothing was stored"
+            )
+            raise falcon.HTTPBadRequest(description=detail) from error
         if not names:
             raise falcon.HTTPBadRequest(description="The form has no file.")
         response.content_type = CONTENT_TYPES["html"]
@@ -226,7 +235,7 @@ def _limit_size(name: str, max_upload_bytes: int) -> int:
     return min(max_upload_bytes, MAX_CSV_BYTES) if name.endswith(".csv") else max_upload_bytes
 
 
-def _require_length(request: Request, max_bytes: int) -> int:
+def _require_length(request: Request, max_bytes: int, what: str = "file") -> int:
     length = request.content_length
     if length is None:
         raise falcon.HTTPLengthRequired(
@@ -240,7 +249,7 @@ def _require_length(request: Request, max_bytes: int) -> int:
             "Send a file that has content: curl -T FILE URL."
         )
     if length > max_bytes:
-        raise build_too_large_problem(length, max_bytes)
+        raise build_too_large_problem(length, max_bytes, what)
     return length
 
 

@@ -76,9 +76,9 @@ def build_unavailable_problem(detail: str) -> Problem:
     return Problem("unavailable", detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
-def build_too_large_problem(length: int, max_bytes: int) -> Problem:
-    """Return a 413 for a file of `length` bytes."""
-    detail = f"The file has {format_count(length, 'byte')}; the limit is {max_bytes:,}."
+def build_too_large_problem(length: int, max_bytes: int, what: str = "file") -> Problem:
+    """Return a 413 for a file, or another body, of `length` bytes."""
+    detail = f"The {what} has {format_count(length, 'byte')}; the limit is {max_bytes:,}."
     return Problem("too-large", detail, most_bytes=max_bytes)
 
 

@@ -11,6 +11,7 @@ from api.query.filters import Filters, compute_ages, encode_birthdays
 from api.query.parameters import InvalidParameter, parse_single_values
 from api.query.row_query import SELECTING_PARAMETERS, RowQuery
 from shared.formats.records import COLUMNS, Filter
+from tests.unit.test_api_routes import Service
 
 EPOCH = datetime(1970, 1, 1)
 dates = st.dates(date(1, 1, 1), date(9999, 12, 31))
@@ -115,6 +116,14 @@ def test_row_query_selection_refuses_unknown_parameter() -> None:
         with pytest.raises(InvalidParameter, match=name) as refusal:
             RowQuery.parse_selection({name: "3"})
         assert ", ".join(SELECTING_PARAMETERS) in refusal.value.allowed
+
+
+def test_query_string_that_is_not_utf8_is_refused() -> None:
+    service = Service()
+    refusal = service.get("/data?q=J%F6rg")
+    assert (refusal.status_code, refusal.json["parameter"]) == (400, "q")
+    assert "not UTF-8" in refusal.json["detail"]
+    service.redis.close()
 
 
 def test_parse_single_values_refuses_repeated_parameter() -> None:

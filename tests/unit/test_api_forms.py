@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from falcon.testing import Result
 
-from api.app import MAX_FORM_FILES
+from api.resources.files import MAX_FORM_FILES
 from tests.api_parts import MAX_UPLOAD_BYTES
 from tests.unit.test_api_routes import Service
 
@@ -130,7 +130,9 @@ def test_form_has_as_many_files_as_a_folder(service: Service) -> None:
     files = [(f"{number}.csv", ADA) for number in range(MAX_FORM_FILES)]
     assert post(service, encode_form(files)).status_code == 200
     assert len(list_names(service)) == MAX_FORM_FILES
-    assert post(service, encode_form([*files, ("more.csv", ADA)])).status_code == 400
+    refusal = post(service, encode_form([*files, ("more.csv", ADA)]))
+    assert refusal.status_code == 400
+    assert "more than 1,000 files and fields; nothing was stored" in refusal.json["detail"]
     assert "more.csv" not in list_names(service)
 
 
