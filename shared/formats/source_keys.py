@@ -105,7 +105,7 @@ def classify_key(key: str) -> UserFile | Bundle | IgnoredFile:
     if (
         not _UNUSABLE_CHARACTER_OR_SLASH.search(key)
         and not key.startswith(_COMPANION_PREFIXES)
-        and not ("\\" in key and _DOT_COMPONENT.search(key))
+        and not _has_dot_component(key)
     ):
         if user_id and extension in USER_FILE_EXTENSIONS:
             return UserFile(user_id, extension)
@@ -135,7 +135,7 @@ def is_valid_key(key: str) -> bool:
         return False
     # MinIO stores a key as a path, so it refuses empty, "." and ".." components.
     parts = key.split("/")
-    if "" in parts or _DOT_COMPONENT.search(key):
+    if "" in parts or _has_dot_component(key):
         return False
     return all(len(part.encode()) <= MAX_FILE_NAME_BYTES for part in parts)
 
@@ -145,7 +145,7 @@ def is_listable_prefix(prefix: str) -> bool:
 
     MinIO refuses a few values although keys may begin with them.
     """
-    return "\0" not in prefix and "//" not in prefix and not _DOT_COMPONENT.search(prefix)
+    return "\0" not in prefix and "//" not in prefix and not _has_dot_component(prefix)
 
 
 def classify_member(path: str) -> UserFile | Bundle | IgnoredFile:
@@ -224,6 +224,11 @@ def explain_duplicate(path: str) -> str:
     return f"it is a duplicate of {shown}, which is nearer to the top or the first by path"
 
 
+def _has_dot_component(path: str) -> bool:
+    """Return whether MinIO takes a component of the path for "." or ".."."""
+    return _DOT_COMPONENT.search(path) is not None
+
+
 def _has_bundle_extension(key: str) -> bool:
     return any(
         key.endswith(f".{extension}") and len(key) > len(extension) + 1
@@ -236,7 +241,7 @@ def _explain_ignored_key(key: str, user_id: str, extension: str) -> str:
         return "its name contains a control character, such as a tab or a line break"
     if _NONCHARACTER.search(key):
         return "its name contains U+FFFE or U+FFFF, which are no characters; rename it"
-    if "\\" in key and _DOT_COMPONENT.search(key):
+    if "/" not in key and _has_dot_component(key):
         return "its name has '.' or '..' between backslashes, which MinIO refuses; rename it"
     if "/" in key:
         return "it is in a folder; only files at the top level of the bucket are read"

@@ -370,7 +370,7 @@ def test_status_command_without_api_shows_figures_and_says_so(
     assert "does not answer" in run(environment, "status", "--api", api).output
 
 
-def test_status_command_counts_ignored_members_of_visible_bundles(
+def test_status_command_counts_bundles_by_their_visible_version(
     rowdrop: RowdropHarness, environment: dict[str, str]
 ) -> None:
     for body in (
@@ -383,7 +383,9 @@ def test_status_command_counts_ignored_members_of_visible_bundles(
     rowdrop.source.put("u.zip", b"broken: the version before it stays visible")
     rowdrop.source.delete("v.zip")
     rowdrop.process_bundles("u.zip", "v.zip")
-    assert run(environment, "status", "--json").json["ignored_members"] == 2
+    status = run(environment, "status", "--json").json
+    assert status["ignored_members"] == 2
+    assert (status["rejected"], status["held"]) == (0, 1)
     assert (
         "members       2 members of bundles are not read: GET" in run(environment, "status").output
     )

@@ -265,7 +265,7 @@ def test_find_settings_reads_what_run_sh_saves(checkout: Path) -> None:
 def test_find_api_sends_token_that_may_read(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:
-    """The API ignores the generated token if another one may write; no other route takes events."""
+    """The API ignores the generated token if another may write, and that of events for reads."""
     others = {"EVENTS_TOKEN": "other-events-token-01234"}
     if "GENERATED_API_TOKEN" not in variables and expected:
         others["GENERATED_API_TOKEN"] = "other-generated-012345"

@@ -54,8 +54,8 @@ def test_redis_keys_of_state_begin_with_its_version() -> None:
     assert keys == {*STATE_KEYS, ISOLATED_PREFIX}
 
 
-def test_keys_of_the_version_before_are_removed() -> None:
-    """After a raise of `STATE_VERSION` nothing else removes them."""
+def test_keys_of_the_version_before_are_listed() -> None:
+    """After a raise of `STATE_VERSION` nothing else names them, and they must be removed."""
     assert vars(schema_upgrade)[f"KEYS_OF_VERSION_{int(STATE_VERSION) - 1}"]
 
 
