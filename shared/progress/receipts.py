@@ -59,6 +59,11 @@ class Receipt:
     line: int | None
     image: str | None
 
+    @property
+    def outcome(self) -> tuple[str | None, str | None, str | None, int | None, str | None]:
+        """Which files were read, and what became of them: everything but times and version."""
+        return self.csv_source, self.csv_etag, self.reason, self.line, self.image
+
 
 class PublishTimes:
     """What is known about the results of a publish before it is committed."""
@@ -135,7 +140,7 @@ class Receipts:
     def _add(self, user_ids: Sequence[str], receipts: Mapping[str, Receipt], now: float) -> None:
         previous = self._redis.hmget(RECEIPTS, user_ids)
         entries = {
-            user_id: _encode_newest(user_id, [receipts[user_id], *_decode(encoded)])
+            user_id: _encode_newest(user_id, _prepend(receipts[user_id], _decode(encoded)))
             for user_id, encoded in zip(user_ids, previous, strict=True)
         }
         kept = {user_id: entry for user_id, entry in entries.items() if entry}
@@ -203,6 +208,15 @@ def _make_receipt(result: ReadResult, times: PublishTimes, output_etag: str, now
         line=csv.line if isinstance(csv, InvalidCsv) else None,
         image=result.image_source or result.image,
     )
+
+
+def _prepend(receipt: Receipt, previous: Sequence[Receipt]) -> list[Receipt]:
+    """Return the receipts with this one first. It replaces the newest one if that says the same.
+
+    The same files may be read twice: an upload with `?wait=` has an event, too.
+    """
+    is_repeated = bool(previous) and receipt.outcome == previous[0].outcome
+    return [receipt, *previous[is_repeated:]]
 
 
 def _encode_newest(user_id: str, receipts: Sequence[Receipt]) -> bytes:

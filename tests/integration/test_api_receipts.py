@@ -405,6 +405,22 @@ def test_receipts_keep_the_newest_of_a_user(api: Api, rowdrop: RowdropHarness) -
     assert times == sorted(times, reverse=True)
 
 
+def test_receipt_of_file_read_again_replaces_its_entry(api: Api, rowdrop: RowdropHarness) -> None:
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    first = api.get_receipt("0001.csv")
+    api.process("0001")
+    again = api.get_receipt("0001.csv")
+    assert [each["etag"] for each in again["history"]] == [first["etag"]]
+    assert again["read_at"] > first["read_at"]
+    rowdrop.put_files("0001", make_csv("Bob"))
+    api.process("0001")
+    rowdrop.put_files("0001", make_csv("Ann"))
+    api.process("0001")
+    history = api.get_receipt("0001.csv")["history"]
+    assert [each["etag"] == first["etag"] for each in history] == [True, False, True]
+
+
 def write_receipts(receipts: Receipts, users: list[str], now: float) -> None:
     results = {user: ReadResult(user, None, None) for user in users}
     receipts.write(results, results.keys(), PublishTimes({}, {}), "etag", now)
@@ -435,7 +451,7 @@ LONG_PATH = "bundle.zip#" + "a" * MAX_USER_BYTES
 
 
 def write_source(receipts: Receipts, user: str, source: str, now: float) -> None:
-    csv = InvalidCsv(CsvVersion(source, "etag", 0), "a reason", 1)
+    csv = InvalidCsv(CsvVersion(source, f"{now:04.0f}", 0), "a reason", 1)
     receipts.write({user: ReadResult(user, csv, None)}, [user], PublishTimes({}, {}), "etag", now)
 
 
