@@ -51,6 +51,7 @@ _BLANK_LINES = re.compile(
 _NUMBER_OR_DATE = re.compile(r"[+-]?[0-9]++([.,/: -][0-9]++)*+")
 _LONG_NUMBER = re.compile(r"-?[0-9]{6,}")
 _IGNORED_IN_NAMES = re.compile(r"[\W_]+")
+_CONFLICT_MARKER = re.compile(r"<{7}( |$)")
 _UTF7_SEQUENCE = re.compile(r"\+[A-Za-z0-9/]{2,}-")
 
 
@@ -98,6 +99,8 @@ def reject_record(error: InvalidUserCsv, table: Table, columns: Sequence[str]) -
             raise InvalidUserCsv(Reason.LINE_ENDS, error.line, character=character)
     for line_number, line in _list_lines(table.text[:MAX_EXAMINED_LENGTH], table.first_line):
         is_behind = line_number > table.header_line
+        if is_behind and _CONFLICT_MARKER.match(line):
+            raise InvalidUserCsv(Reason.CONFLICT, line_number)
         if is_behind and _has_columns(_split(line, table.delimiter), columns):
             raise InvalidUserCsv(Reason.HEADER_AGAIN, line_number)
     line = lines[error.line - table.first_line]
@@ -251,7 +254,7 @@ def _explain_missing_columns(
         Reason.MISSING_COLUMNS,
         line_number,
         missing=missing_text,
-        found=" and ".join([*present, others]),
+        found=" and ".join([*present, others] if other_count else present),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 """Version of the cleaning rules and of the reasons, stored with rejects and in the manifest.
 
 Bumping it invalidates all cached results: the next sweep reads every file again.

@@ -85,6 +85,9 @@ TEXT_CASES: list[tuple[str, str, int | None]] = [
     ),
     (f"{HEADER}{HEADER}a,b,1\n", "a second header; remove this line", 2),
     (f"{HEADER}a,b,1\n\n{HEADER}", "a second header; remove this line", 4),
+    # conflicts of a merge
+    (f"{HEADER}<<<<<<< HEAD\na,b,1\n=======\na,c,1\n>>>>>>> x\n", str(Reason.CONFLICT), 2),
+    (f"{HEADER}a,b,1\n<<<<<<< HEAD\n=======\n{HEADER}>>>>>>> x\n", str(Reason.CONFLICT), 3),
     # names of columns
     (
         "FirstName,last_name,birthts\na,b,1\n",
@@ -107,6 +110,11 @@ TEXT_CASES: list[tuple[str, str, int | None]] = [
         "Prénom\tNom\tNaissance\na\tb\t1\n",
         "missing columns first_name, last_name, birthts; "
         "the header has 3 other columns: rename or add columns",
+        1,
+    ),
+    (
+        "last_name,first_name\nb,a\n",
+        "missing column birthts; the header has first_name and last_name: rename or add columns",
         1,
     ),
     (
