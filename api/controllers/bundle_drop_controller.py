@@ -4,12 +4,11 @@ The bundle catalog says which version of an archive is unpacked. An archive that
 is not unpacked again, so no record of an unpack would say that the upload was processed.
 """
 
-import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import falcon
 from falcon.asgi import Request, Response
@@ -23,6 +22,7 @@ from api.snapshot.view import ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
+from shared.formats.bundle_catalog import BundleCatalog, CatalogEntry
 from shared.formats.object_names import CATALOG_KEY
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import StoreUnavailable
@@ -86,13 +86,14 @@ class BundleReader:
             return None
         info = await self._source.find_object(name)
         # The times are both from the object store, in whole seconds.
-        archive = (info.etag, info.last_modified) if info else (None, None)
-        entries = await self._output.parse_object(CATALOG_KEY, _parse_catalog)
-        entry = entries.get(name, _NO_ENTRY)
+        archive = (info.etag, info.last_modified) if info else None
+        catalog = await self._output.parse_object(CATALOG_KEY, BundleCatalog.decode)
+        entry = catalog.entries.get(name)
+        checked_archive = (entry.etag, entry.since) if entry else None
         # The catalog changes before users are marked. Until they are, the bundle is dirty.
-        if (entry.etag, entry.since) != archive or await self._is_dirty(name):
+        if checked_archive != archive or await self._is_dirty(name):
             return None
-        return ReadArchive(archive[0], entry.digest, entry.is_rejected)
+        return _make_read_archive(entry)
 
     async def read_record(self, task_id: str) -> UnpackStatus | None:
         """Return the record of an unpack, None if it does not exist or has expired."""
@@ -114,35 +115,14 @@ class BundleReader:
         return is_dirty
 
 
-class _CatalogEntry(NamedTuple):
-    """What the catalog says of a bundle: the checked archive, and as in `ReadArchive`."""
-
-    etag: Any
-    since: Any
-    digest: str
-    is_rejected: bool
-
-
-_NO_ENTRY = _CatalogEntry(None, None, "", is_rejected=False)
-
-
-def _parse_catalog(body: bytes) -> dict[str, _CatalogEntry]:
-    """Return the catalog entries by bundle, without those that the pipeline did not write."""
-    try:
-        bundles = json.loads(body)["bundles"].items()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}  # the pipeline replaces an invalid catalog
-    return dict(_parse_entries(bundles))
-
-
-def _parse_entries(bundles: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, _CatalogEntry]]:
-    for name, fields in bundles:
-        if not isinstance(fields, dict):
-            continue
-        digest = str(fields.get("digest"))
-        if _DIGEST_OR_NONE.fullmatch(digest):
-            is_rejected = bool(fields.get("reason"))
-            yield name, _CatalogEntry(fields.get("etag"), fields.get("since"), digest, is_rejected)
+def _make_read_archive(entry: CatalogEntry | None) -> ReadArchive | None:
+    """Return what the catalog says of an archive, None for what the pipeline did not write."""
+    if entry is None:
+        return ReadArchive(None, "", is_rejected=False)
+    digest = str(entry.digest)  # a file that was edited by hand may have any value
+    if not _DIGEST_OR_NONE.fullmatch(digest):
+        return None
+    return ReadArchive(entry.etag, digest, bool(entry.reason))
 
 
 def _explain_failure(error: Exception) -> str:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.formats.records import ValidCsv
 from shared.progress.leases import Lease
 from tests.archives import (
@@ -33,7 +34,7 @@ from tests.archives import (
 from tests.factories import make_csv_body
 from tests.fakes import FakeObjectStore
 from tests.faults.case_form import CaseForm
-from worker.bundles.catalog import BundleCatalog, BundleRules
+from worker.bundles.catalog import BundleRules
 from worker.bundles.index import BundleIndex, make_index_key
 from worker.bundles.members import InvalidArchive
 from worker.bundles.unpacked_folders import UnpackedFolders

@@ -243,7 +243,7 @@ def test_put_bundle_with_wait_waits_for_marks_after_catalog(
         since = rowdrop.source.get_last_modified("u.zip")
         entry = replace(catalog.entries["u.zip"], since=since, visible_since=since)
         rowdrop.output.put_if_unchanged(
-            CATALOG_KEY, catalog.with_entry("u.zip", entry).encode(), etag
+            CATALOG_KEY, catalog.with_entry("u.zip", entry).encode("nonce"), etag
         )
 
     store.change = write_catalog

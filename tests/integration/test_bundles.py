@@ -11,6 +11,12 @@ from typing import Any, cast
 
 import pytest
 
+from shared.formats.bundle_catalog import (
+    ATTEMPTS_EXHAUSTED_REASON,
+    MAX_RETRIES_PER_SWEEP,
+    BundleCatalog,
+    CatalogEntry,
+)
 from shared.formats.object_names import CATALOG_KEY, IMAGES_FOLDER, REJECTS_KEY, UNPACKED_FOLDER
 from shared.formats.records import PREVIOUS_VERSION_KEPT, InvalidCsv, ValidCsv
 from shared.formats.rejects_csv import encode_rejects
@@ -32,14 +38,7 @@ from tests.archives import (
     mark_zip_encrypted,
 )
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bundles.catalog import (
-    ATTEMPTS_EXHAUSTED_REASON,
-    DEFAULT_RULES,
-    MAX_RETRIES_PER_SWEEP,
-    BundleCatalog,
-    CatalogEntry,
-    read_catalog,
-)
+from worker.bundles.catalog import DEFAULT_RULES, read_catalog
 from worker.bundles.index import make_index_key
 from worker.bundles.lookup import BundleLookup
 from worker.bundles.unpacked_folders import COUNTED_INDEX_COPIES
@@ -442,7 +441,7 @@ def test_sweep_rewrites_reasons_of_other_rules_version(
     rowdrop.output.put(REJECTS_KEY, encode_rejects(old_rejects))
     catalog, _ = read_catalog(rowdrop.output)
     entry = replace(catalog.entries["a.zip"], reason="leads out: '../secret'", rules="1")
-    rowdrop.output.put(CATALOG_KEY, catalog.with_entry("a.zip", entry).encode())
+    rowdrop.output.put(CATALOG_KEY, catalog.with_entry("a.zip", entry).encode("nonce"))
     rowdrop.run_sweep()
     rowdrop.run_bulk_work()
     assert rowdrop.read_rejects() == expected
@@ -892,7 +891,7 @@ def test_published_files_check_detects_late_catalog_write(
     put_and_process(rowdrop, "u.zip", {"1.csv": make_csv()})
     rowdrop.run_sweep()
     stale_catalog = BundleCatalog({"ghost.zip": CatalogEntry("e", 1, "d" * 32, 1)})
-    rowdrop.output.put(CATALOG_KEY, stale_catalog.encode())
+    rowdrop.output.put(CATALOG_KEY, stale_catalog.encode("nonce"))
     for _ in range(2):
         checks.published_files.tick(time.time())
         checks.server_loss.tick(time.time())

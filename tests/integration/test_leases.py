@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import LockNotOwnedError
 
 from local.servers import RedisServer
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.object_store import ObjectInfo, ObjectStore
 from shared.progress.job_records import build_records
 from shared.progress.leases import LEASE_TTL_S, Lease
@@ -19,7 +20,6 @@ from shared.redis_keys import REBUILD_LEASE, SWEEP_LEASE, UNPACK_LEASE
 from tests.archives import make_tar
 from tests.fakes import FakeObjectStore
 from tests.integration.stepping import RowdropHarness, make_csv
-from worker.bundles.catalog import BundleCatalog
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.entry_builder import ArchiveUnpacker
 from worker.services.builders import build_bulk_reads, build_rebuild

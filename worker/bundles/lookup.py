@@ -11,10 +11,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+from shared.formats.bundle_catalog import BundleCatalog, CatalogEntry
 from shared.formats.records import InvalidCsv, ValidCsv
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable, StoreUnavailable
-from worker.bundles.catalog import BundleCatalog, CatalogEntry, CatalogVersion, read_catalog
+from worker.bundles.catalog import CatalogVersion, read_catalog
 from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,

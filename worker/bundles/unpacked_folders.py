@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from shared.formats.bundle_catalog import OVER_BUDGET_REASON, BundleCatalog
 from shared.formats.object_names import UNPACKED_FOLDER
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
 from shared.progress.leases import Lease
-from worker.bundles.catalog import (
-    DEFAULT_RULES,
-    OVER_BUDGET_REASON,
-    BundleCatalog,
-    BundleRules,
-    read_catalog,
-)
+from worker.bundles.catalog import DEFAULT_RULES, BundleRules, read_catalog
 from worker.bundles.index import (
     BundleIndex,
     InvalidIndex,

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from shared.formats.bundle_catalog import INDEPENDENT_REASONS, CatalogEntry
 from shared.formats.records import CsvVersion, InvalidCsv, ValidCsv
 from shared.formats.source_keys import (
     IMAGE_EXTENSIONS,
@@ -23,7 +24,7 @@ from shared.object_store import (
     StoreUnavailable,
 )
 from worker.bundles.archive import open_archive
-from worker.bundles.catalog import INDEPENDENT_REASONS, CatalogEntry, read_catalog
+from worker.bundles.catalog import read_catalog
 from worker.bundles.index import BundleIndex, make_index_key
 from worker.bundles.members import InvalidArchive, Member, SelectedMembers
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.formats.object_names import IMAGES_FOLDER
 from shared.formats.records import Buckets
 from shared.formats.source_keys import parse_bundle_id
 from shared.object_store import ObjectInfo, ObjectStore, StoreUnavailable
 from shared.progress.pipeline_status import OperatorStatus
-from worker.bundles.catalog import BundleCatalog, BundleRules, read_catalog
+from worker.bundles.catalog import BundleRules, read_catalog
 from worker.bundles.lookup import BundleLookup
 from worker.jobs.desired_state import DesiredState, build_desired_state
 from worker.jobs.drift import (

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.formats.output_csv import OutputCsv, read_frame
 from shared.formats.records import RULES_VERSION, Buckets, Reject
 from shared.formats.source_keys import make_bundle_id, make_csv_key, parse_bundle_id
 from shared.object_store import ObjectInfo
-from worker.bundles.catalog import BundleCatalog, BundleRules
+from worker.bundles.catalog import BundleRules
 from worker.jobs.desired_state import DesiredState
 from worker.publishing.published_files import PublishedFiles
 

@@ -14,6 +14,12 @@ from dataclasses import replace
 from functools import partial
 
 from shared.csv_reader.decoding import excerpt
+from shared.formats.bundle_catalog import (
+    ATTEMPTS_EXHAUSTED_REASON,
+    OVER_BUDGET_REASON,
+    BundleCatalog,
+    CatalogEntry,
+)
 from shared.formats.records import PREVIOUS_VERSION_KEPT
 from shared.formats.source_keys import IgnoredFile, format_member_source
 from shared.object_store import (
@@ -28,13 +34,7 @@ from shared.object_store import (
 )
 from shared.progress.unpacks import Unpacks
 from worker.bundles.archive import Archive, open_archive
-from worker.bundles.catalog import (
-    ATTEMPTS_EXHAUSTED_REASON,
-    OVER_BUDGET_REASON,
-    BundleCatalog,
-    CatalogEntry,
-    schedule_retry,
-)
+from worker.bundles.catalog import schedule_retry
 from worker.bundles.index import BundleImage, IndexBuilder, make_unpacked_image_key
 from worker.bundles.members import IgnoredMembers, InvalidArchive, Member, SelectedMembers
 from worker.bundles.unpacked_folders import (

@@ -20,11 +20,12 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.formats.source_keys import make_bundle_id
 from shared.progress.sweep_record import FinishedSweep, SilentChanges, SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.scripts import new_token
-from worker.bundles.catalog import BundleCatalog, BundleRules
+from worker.bundles.catalog import BundleRules
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.comparison import BucketComparison, Comparison

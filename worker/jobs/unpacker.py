@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Set
 
+from shared.formats.bundle_catalog import CatalogEntry
 from shared.formats.records import CsvVersion, InvalidCsv, ReadResult
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectNotFound, PreconditionFailed
 from shared.progress.leases import Lease
 from shared.progress.unpacks import Unpacks
-from worker.bundles.catalog import CatalogEntry, CatalogWriter
+from worker.bundles.catalog import CatalogWriter
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.bulk_reads import BulkReads
 from worker.jobs.entry_builder import EntryBuilder

@@ -2,9 +2,10 @@
 
 import logging
 
+from shared.formats.bundle_catalog import BundleCatalog
 from shared.formats.object_names import CATALOG_KEY, MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.progress.leases import Lease
-from worker.bundles.catalog import BundleCatalog
+from shared.scripts import new_token
 from worker.publishing.publisher import Publisher
 from worker.publishing.recovering_store import RecoveringStore
 from worker.state.loss_signals import LossSignals
@@ -60,5 +61,5 @@ class ObjectRecovery:
                 "%s cannot be read and is emptied; a sweep has all bundles unpacked again",
                 CATALOG_KEY,
             )
-            self._objects.put(CATALOG_KEY, BundleCatalog().encode())
+            self._objects.put(CATALOG_KEY, BundleCatalog().encode(new_token()))
             self._loss_signals.add("files_changed")
