@@ -40,7 +40,7 @@ class DropFloor:
         started_at = time.perf_counter()
         self._store.put(key, csv)
         self._store.get(key)
-        self._store.get_last_modified(self._image_key)
+        self._store.get_info(self._image_key)
         # In a thread, so that the watcher can detect the replacement before the response arrives.
         pending_put = self._writer.submit(self._store.put, OUTPUT_KEY, output)
         elapsed_s = self._watcher.wait_for_etag(etag) - started_at

@@ -140,9 +140,6 @@ class ObjectStore(Protocol):
         the other fields are 0.
         """
 
-    def get_last_modified(self, key: str) -> int:
-        """Return LastModified in whole seconds since 1970 UTC. Raises `ObjectNotFound`."""
-
     def get_etag(self, key: str) -> str | None:
         """Return the object's ETag without quotes, or None if there is no such key."""
 

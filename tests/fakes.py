@@ -76,9 +76,6 @@ class FakeObjectStore(ObjectStore):
     def exists(self, key: str) -> bool:
         return key in self._get_objects()
 
-    def get_last_modified(self, key: str) -> int:
-        return self._read_object(key).last_modified
-
     def get_etag(self, key: str) -> str | None:
         self._check_readable(key)
         info = self.get_list_entry(key)

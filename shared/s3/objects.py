@@ -19,7 +19,7 @@ from shared.s3 import errors
 from shared.s3.connection import S3Connection
 from shared.s3.copying import copy_object
 from shared.s3.listing import S3Lister
-from shared.s3.metadata import SOURCE_ETAG, make_object_info, strip_quotes, to_unix_seconds
+from shared.s3.metadata import SOURCE_ETAG, make_object_info, strip_quotes
 from shared.settings import Settings
 
 
@@ -83,10 +83,6 @@ class S3ObjectStore:
     def get_list_entry(self, key: str) -> ObjectInfo | None:
         """Implement `ObjectStore.get_list_entry` by a LIST of one key."""
         return self._lister.get_list_entry(key)
-
-    def get_last_modified(self, key: str) -> int:
-        """Implement `ObjectStore.get_last_modified` by HEAD."""
-        return to_unix_seconds(self._head(key).meta["last_modified"])
 
     def get_etag(self, key: str) -> str | None:
         """Implement `ObjectStore.get_etag` by HEAD."""

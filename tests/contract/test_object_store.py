@@ -16,6 +16,7 @@ from local.ports import HOST
 from shared.formats.source_keys import UserFile, classify_key
 from shared.object_store import (
     NotModified,
+    ObjectInfo,
     ObjectNotFound,
     ObjectStore,
     ObjectUnreadable,
@@ -43,7 +44,9 @@ def test_store_get_returns_object_as_written(store: S3ObjectStore) -> None:
     etag = store.put("a.csv", b"body")
     stored = store.get("a.csv")
     assert (stored.body, stored.etag) == (b"body", etag)
-    assert stored.last_modified == store.get_last_modified("a.csv") > 0
+    assert stored.last_modified > 0
+    info = ObjectInfo("a.csv", etag, stored.last_modified, len(b"body"))
+    assert store.get_info("a.csv") == info
 
 
 @pytest.mark.parametrize("key", MINIO_KEYS)
@@ -90,9 +93,8 @@ def test_store_list_continues_after_key_with_unusable_character(
 
 
 def test_store_reports_missing_key_as_not_found(store: S3ObjectStore) -> None:
-    for read in (store.get, store.get_last_modified):
-        with pytest.raises(ObjectNotFound):
-            read("nobody.csv")
+    with pytest.raises(ObjectNotFound):
+        store.get("nobody.csv")
     assert not store.exists("nobody.csv")
     assert store.get_etag("nobody.csv") is None
     store.delete("nobody.csv")
@@ -102,7 +104,6 @@ def test_store_reports_missing_bucket_as_unavailable(missing_bucket_store: S3Obj
     calls = (
         missing_bucket_store.get,
         missing_bucket_store.exists,
-        missing_bucket_store.get_last_modified,
         missing_bucket_store.get_etag,
         keys_of_bucket(missing_bucket_store),
     )
@@ -207,7 +208,7 @@ class Slowly:
 def test_store_get_segment_reads_object_in_pieces(store: S3ObjectStore, files: S3FileStore) -> None:
     etag = store.put("o", b"0123456789")
     first = files.get_segment("o", 0, 4)
-    assert first == (b"0123", etag, store.get_last_modified("o"), 10)
+    assert first == (b"0123", etag, store.get("o").last_modified, 10)
     assert files.get_segment("o", 4, 4, if_match=etag).body == b"4567"
     assert files.get_segment("o", 8, 4, if_match=etag).body == b"89"
     assert files.get_segment("o", 10, 4, if_match=etag)[0::3] == (b"", 10)
@@ -447,7 +448,6 @@ def test_store_raises_object_unreadable_for_unreadable_object(
     calls: list[Callable[[], object]] = [
         lambda: store.get("a.csv"),
         lambda: store.get("a.csv", if_none_match=etag),
-        lambda: store.get_last_modified("a.csv"),
         lambda: store.get_etag("a.csv"),
         lambda: store.get_info("a.csv"),
         lambda: store.get_range("a.csv", etag, 0, 1),

@@ -72,9 +72,6 @@ class DelegatingStore(ObjectStore):
     def get_list_entry(self, key: str) -> ObjectInfo | None:
         return self.store.get_list_entry(key)
 
-    def get_last_modified(self, key: str) -> int:
-        return self.store.get_last_modified(key)
-
     def get_etag(self, key: str) -> str | None:
         return self.store.get_etag(key)
 

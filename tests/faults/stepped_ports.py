@@ -108,13 +108,6 @@ class SteppedStore(ObjectStore):
             _make_store_error,
         )
 
-    def get_last_modified(self, key: str) -> int:
-        return perform_request(
-            f"{self.name} HEAD {key}",
-            lambda: self._get_inner().get_last_modified(key),
-            _make_store_error,
-        )
-
     def get_etag(self, key: str) -> str | None:
         return perform_request(
             f"{self.name} HEAD {key}", lambda: self._get_inner().get_etag(key), _make_store_error

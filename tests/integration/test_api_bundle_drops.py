@@ -240,7 +240,7 @@ def test_put_bundle_with_wait_waits_for_marks_after_catalog(
     def write_catalog() -> None:
         rowdrop.mark_users(make_bundle_id("u.zip"))
         catalog, etag = read_catalog(rowdrop.output)
-        since = rowdrop.source.get_last_modified("u.zip")
+        since = rowdrop.source.get("u.zip").last_modified
         entry = replace(catalog.entries["u.zip"], since=since, visible_since=since)
         rowdrop.output.put_if_unchanged(
             CATALOG_KEY, catalog.with_entry("u.zip", entry).encode("nonce"), etag

@@ -66,7 +66,7 @@ def put_and_process(rowdrop: RowdropHarness, key: str, files: Mapping[str, bytes
 
 def wait_for_next_second(rowdrop: RowdropHarness, key: str) -> None:
     """Wait until the next object gets a later LastModified, in whole seconds, than this one."""
-    put = rowdrop.source.get_last_modified(key)
+    put = rowdrop.source.get(key).last_modified
     while int(time.time()) <= put + 1:
         time.sleep(0.05)
 
@@ -327,7 +327,7 @@ def test_refresher_prefers_latest_bundle_then_name(rowdrop: RowdropHarness) -> N
     while True:
         drop(rowdrop, "a.zip", {"1.csv": make_csv("A")})
         drop(rowdrop, "b.zip", {"1.csv": make_csv("B")})
-        if rowdrop.source.get_last_modified("a.zip") == rowdrop.source.get_last_modified("b.zip"):
+        if rowdrop.source.get("a.zip").last_modified == rowdrop.source.get("b.zip").last_modified:
             break
     rowdrop.process_bundles("b.zip", "a.zip")
     assert names(rowdrop)["1"] == "A"

@@ -64,7 +64,7 @@ def test_refresher_makes_no_row_of_image_alone(rowdrop: RowdropHarness) -> None:
 
 def test_refresher_selects_newest_image_then_extension_order(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u", images=["jpeg", "jpg"])
-    second = rowdrop.source.get_last_modified("u.jpg")
+    second = rowdrop.source.get("u.jpg").last_modified
     while int(time.time()) <= second + 1:
         time.sleep(0.05)
     rowdrop.source.put("u.jpeg", b"newer")
@@ -73,7 +73,7 @@ def test_refresher_selects_newest_image_then_extension_order(rowdrop: RowdropHar
     while True:  # until both have the same LastModified in whole seconds
         rowdrop.source.put("u.jpeg", b"newest")
         rowdrop.source.put("u.png", b"newest")
-        if rowdrop.source.get_last_modified("u.jpeg") == rowdrop.source.get_last_modified("u.png"):
+        if rowdrop.source.get("u.jpeg").last_modified == rowdrop.source.get("u.png").last_modified:
             break
     rowdrop.process_users("u")
     assert rowdrop.read_rows()["u"].img_path == img(rowdrop, "u.png")
@@ -246,11 +246,11 @@ def test_publisher_writes_header_for_empty_bucket(rowdrop: RowdropHarness) -> No
 def test_publisher_does_not_rewrite_unchanged_output(rowdrop: RowdropHarness) -> None:
     rowdrop.put_files("u")
     rowdrop.process_users("u")
-    written = rowdrop.output.get_last_modified(OUTPUT_KEY)
+    written = rowdrop.output.get(OUTPUT_KEY).last_modified
     while int(time.time()) <= written + 1:
         time.sleep(0.05)
     rowdrop.process_users("u")
-    assert rowdrop.output.get_last_modified(OUTPUT_KEY) == written
+    assert rowdrop.output.get(OUTPUT_KEY).last_modified == written
     assert rowdrop.state.users.dirty_users() == set()
 
 
@@ -407,7 +407,7 @@ def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> No
         rowdrop.put_files(user_id)
         rowdrop.read_users(user_id)
         loop.run_once(1)
-        times.append(rowdrop.output.get_last_modified(OUTPUT_KEY))
+        times.append(rowdrop.output.get(OUTPUT_KEY).last_modified)
     assert times[1] - times[0] >= 2  # whole seconds
     assert rowdrop.read_rows().keys() == {"a", "b"}
 
