@@ -268,6 +268,7 @@ def test_rowdrop_runs_only_documented_processes(rowdrop: RunShProcess, s3: Minio
         with suppress(psutil.NoSuchProcess):
             if "/pandas/" in " ".join(region.path for region in process.memory_maps()):
                 with_pandas.add(" ".join(process.cmdline()))
+    assert with_pandas
     assert all("worker.app" in text for text in with_pandas)
 
 

@@ -1,7 +1,9 @@
 """Tests of `worker.heartbeat`: the heartbeat file that liveness checks read."""
 
+import os
 from pathlib import Path
 
+import pytest
 from celery.signals import heartbeat_sent
 
 from worker.heartbeat import Heartbeat
@@ -26,8 +28,14 @@ def test_heartbeat_touches_at_most_once_a_second(tmp_path: Path) -> None:
     assert sign.exists()
 
 
-def test_heartbeat_without_file_does_nothing() -> None:
+def test_heartbeat_without_file_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty path is not the current folder, which `Path("")` is."""
+    monkeypatch.chdir(tmp_path)
+    os.utime(tmp_path, (0, 0))
     Heartbeat("").beat()
+    assert tmp_path.stat().st_mtime == 0
 
 
 def test_heartbeat_follows_celery_heartbeats(tmp_path: Path) -> None:
