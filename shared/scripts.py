@@ -60,6 +60,21 @@ def split_into_chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
         yield items[start : start + CHUNK_SIZE]
 
 
+def decode_text(value: bytes) -> str:
+    """Return the text of a reply. Bytes that are not UTF-8, which others wrote, are replaced."""
+    return value.decode(errors="replace")
+
+
 def decode_optional(value: bytes | None) -> str | None:
     """Return the text, or None if there is no value."""
-    return None if value is None else value.decode()
+    return None if value is None else decode_text(value)
+
+
+def decode_record(record: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return the fields of a hash as text."""
+    return {decode_text(name): decode_text(value) for name, value in record.items()}
+
+
+def parse_time(value: bytes | str | None) -> float | None:
+    """Return the Unix seconds in a value, or None if the event has not happened."""
+    return float(value) if value else None

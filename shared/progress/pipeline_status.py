@@ -28,7 +28,7 @@ from shared.redis_keys import (
     SOURCE_FAILURE,
     TRUST_STATE,
 )
-from shared.scripts import read_script
+from shared.scripts import decode_optional, decode_record, decode_text, parse_time, read_script
 from shared.times import format_time
 
 STATUS_TTL_S = 60
@@ -150,33 +150,33 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
         event_count_and_head,
         *dirty,
     ) = replies
-    fields = {_decode_text(name): _decode_text(value) for name, value in sweep_record.items()}
-    counter_values = {_decode_text(name): _decode_text(value) for name, value in counters.items()}
+    fields = decode_record(sweep_record)
+    counter_values = decode_record(counters)
     silent_changes = parse_silent_changes(fields, int(counter_values.get("silent_repairs", 0)))
     return PipelineStatus(
         ignored_keys=tuple(
-            _parse_issue(entry, _decode_text(key)) for key, entry in sorted(ignored.items())
+            _parse_issue(entry, decode_text(key)) for key, entry in sorted(ignored.items())
         ),
         ignored_count=int(ignored_count or 0),
         dead_letters=tuple(_parse_issue(entry) for entry in dead_letters),
         dirty_counts=dict(zip(CAUSES, dirty, strict=True)),
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
-        last_publish_at=_parse_seconds(published[0]),
-        last_sweep_at=_parse_seconds(fields.get("at")),
-        trust_state=_decode_text(trust_state or b"suspect"),
+        last_publish_at=parse_time(published[0]),
+        last_sweep_at=parse_time(fields.get("at")),
+        trust_state=decode_text(trust_state or b"suspect"),
         # Before the first sweep there are no metrics to compare with, which is no defect.
         detects_losses=bool(fields.get("metrics")) or "at" not in fields,
-        events_available=_decode_text(notifications_state or b"") != "no",
-        source_failure=_decode_text(source_failure) if source_failure else None,
+        events_available=decode_text(notifications_state or b"") != "no",
+        source_failure=decode_optional(source_failure or None),
         no_known_loss=trust_state is not None and not loss_signal_keys,
         last_sweep=_parse_last_sweep(fields),
         waiting_events=event_count_and_head[0],
-        inbox_head=_decode_text(event_count_and_head[1]),
-        published_etag=_decode_text(published[1]) if published[1] else None,
+        inbox_head=decode_text(event_count_and_head[1]),
+        published_etag=decode_optional(published[1] or None),
         loss_signals=_parse_loss_signals(counter_values),
         silent_repairs=silent_changes.repair_count,
         silent_countdown=silent_changes.countdown,
-        counters_since=_parse_seconds(counter_values.get("since")),
+        counters_since=parse_time(counter_values.get("since")),
     )
 
 
@@ -197,14 +197,6 @@ def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:
     if key is None:
         key = fields.get("key")
     return PipelineIssue(key, fields["reason"], int(fields["since"]))
-
-
-def _decode_text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _parse_seconds(value: bytes | str | None) -> float | None:
-    return float(value) if value else None
 
 
 class OperatorStatus:

@@ -23,7 +23,7 @@ from shared.redis_keys import (
     REBUILD_RUNNING,
     REFRESH_REQUEST_PREFIX,
 )
-from shared.scripts import Scripts
+from shared.scripts import Scripts, decode_optional, decode_record, decode_text, parse_time
 
 REBUILD_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of a rebuild is kept."""
@@ -159,7 +159,7 @@ class Rebuilds:
     def _parse_status(
         task_id: str, record: Mapping[bytes, bytes], dirty_count: int
     ) -> RebuildStatus:
-        fields = {decode_text(name): decode_text(value) for name, value in record.items()}
+        fields = decode_record(record)
         state = fields["state"]
         total = int(fields["total"]) if "total" in fields else None
         unpublished_count = dirty_count if state == "running" else 0
@@ -175,21 +175,6 @@ class Rebuilds:
             finished_at=parse_time(fields.get("finished_at")),
             error=fields.get("error"),
         )
-
-
-def decode_text(value: bytes | str) -> str:
-    """Return the text, whether or not the Redis client decodes responses."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def parse_time(value: str | None) -> float | None:
-    """Return the Unix seconds in a field of a record, or None if the event has not happened."""
-    return None if value is None else float(value)
-
-
-def decode_optional(value: bytes | str | None) -> str | None:
-    """Return the text, or None if there is no value."""
-    return None if value is None else decode_text(value)
 
 
 class RefreshRequests:

@@ -27,6 +27,7 @@ from shared.redis_keys import (
     SWEEP_LEASE,
     SWEEP_REQUESTED,
 )
+from shared.scripts import decode_optional, decode_record
 from shared.task_queue import TaskQueue
 
 SWEEP_REQUEST_TTL_S = 120
@@ -93,8 +94,7 @@ class SweepRecord:
 
     def get_field(self, field: str) -> str | None:
         """Return a field of the last sweep, None if it is missing."""
-        value = self._redis.hget(LAST_SWEEP, field)
-        return None if value is None else value.decode()
+        return decode_optional(self._redis.hget(LAST_SWEEP, field))
 
     def add_to_history(self, sweep: FinishedSweep) -> None:
         """Add a sweep to those that are shown; nothing else depends on it."""
@@ -115,8 +115,7 @@ class SweepRecord:
             pipeline.hgetall(LAST_SWEEP)
             pipeline.hget(COUNTERS, "silent_repairs")
             record, repair_count = pipeline.execute()
-        fields = {name.decode(): value.decode() for name, value in record.items()}
-        return parse_silent_changes(fields, int(repair_count or 0))
+        return parse_silent_changes(decode_record(record), int(repair_count or 0))
 
     def request(self, tasks: TaskQueue, cause: str) -> None:
         """Enqueue a sweep, unless one is already enqueued.

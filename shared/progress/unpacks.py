@@ -13,7 +13,6 @@ from typing import Any
 from redis import Redis
 
 from shared.formats.source_keys import parse_bundle_id
-from shared.progress.rebuilds import decode_text, parse_time
 from shared.redis_keys import (
     DIRTY_SINCE,
     PREVIOUS_VERSIONS,
@@ -22,7 +21,7 @@ from shared.redis_keys import (
     UNPACK_PREFIX,
     UNPACKS_PUBLISHING,
 )
-from shared.scripts import Scripts
+from shared.scripts import Scripts, decode_record, decode_text, parse_time
 
 UNPACK_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of an unpack is kept."""
@@ -201,7 +200,7 @@ class Unpacks:
         return self._parse_status(task_id, record) if record else None
 
     def _parse_status(self, task_id: str, record: Mapping[bytes, bytes]) -> UnpackStatus:
-        fields = {decode_text(name): decode_text(value) for name, value in record.items()}
+        fields = decode_record(record)
         state = fields["state"]
         users = int(fields.get("users", 0))
         unpublished_count = 0
