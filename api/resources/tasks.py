@@ -15,11 +15,8 @@ from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
 from shared.progress.sweep_record import FinishedSweep, SweepRecord
-from shared.progress.unpacks import Unpacks, UnpackStatus, select_visible
+from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, UnpackStatus, select_visible
 from shared.times import format_time
-
-MAX_LISTED_BUNDLES = 100
-"""Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records."""
 
 _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 

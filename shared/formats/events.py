@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus, unquote_plus
 
+from shared.formats.source_keys import MAX_KEY_BYTES
+
 EVENT_TARGET = "FAST"
 """ID of MinIO's Redis target, which sends to `shared.redis_keys.FAST_EVENTS`."""
 MAX_ENTRY_BYTES = 1_000_000
 """Limit in bytes of one entry. A longer one is not decoded."""
-MAX_KEY_BYTES = 1024
-"""S3's limit in UTF-8 bytes. No object has a longer key."""
 MAX_NAME_LENGTH = 100
 """Limit in characters of the event name in a request, which gets into the entry of the list."""
 FILER_BUCKETS = "/buckets/"

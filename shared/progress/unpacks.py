@@ -27,6 +27,11 @@ UNPACK_TTL_S = 7 * 24 * 3600
 """Seconds for which the record of an unpack is kept."""
 MAX_UNPACK_RECORDS = 1000
 """Records that are listed, the newest."""
+MAX_LISTED_BUNDLES = 100
+"""Bundles that GET /tasks lists: at most this many waiting ones, and this many newest records.
+
+The status counts ignored members from the same records.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.formats.events import (
-    MAX_KEY_BYTES,
     MAX_NAME_LENGTH,
     Event,
     InvalidEvent,
@@ -19,6 +18,7 @@ from shared.formats.events import (
     decode_notification,
     encode_entry,
 )
+from shared.formats.source_keys import MAX_KEY_BYTES
 from tests.unit.test_events import JSON
 
 EXAMPLES = Path(__file__).parents[1] / "notifications"

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.formats.events import (
-    MAX_ENTRY_BYTES,
-    MAX_KEY_BYTES,
-    Event,
-    InvalidEvent,
-    TruncatedEntry,
-    decode_entry,
-)
+from shared.formats.events import MAX_ENTRY_BYTES, Event, InvalidEvent, TruncatedEntry, decode_entry
+from shared.formats.source_keys import MAX_KEY_BYTES
 from tests.factories import make_notification, read_captured_notification
 
 JSON = st.recursive(

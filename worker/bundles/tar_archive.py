@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from shared.csv_reader.decoding import GZIP_MAGIC
 from shared.csv_reader.file_types import TAR_MAGIC_OFFSET
 from shared.formats.source_keys import (
     IgnoredFile,
@@ -38,7 +39,6 @@ from worker.bundles.members import (
 )
 from worker.source.ranged_file import RangedFile
 
-GZIP_MAGIC = b"\x1f\x8b"
 MAX_EXTENDED_HEADERS = 2
 """Maximum number of extended headers of one member: in pax format it has one, in GNU format one."""
 MAX_EXTENDED_HEADER_BYTES = 1 << 20

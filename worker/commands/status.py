@@ -23,7 +23,7 @@ from shared.progress.pipeline_errors import MAX_QUOTED_BYTES, list_errors, selec
 from shared.progress.pipeline_status import (
     read_pipeline_status,
 )
-from shared.progress.unpacks import Unpacks, select_visible
+from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, select_visible
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from shared.times import format_time
 from worker.services.server_errors import describe_cause
@@ -31,10 +31,6 @@ from worker.services.server_errors import describe_cause
 if TYPE_CHECKING:
     from shared.formats.output_csv import OutputCsv
     from shared.suspicious import SuspiciousRows
-
-
-MAX_COUNTED_BUNDLES = 100
-"""Records of bundles from which ignored members are counted: as many as GET /tasks lists."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ class StatusReader:
         }
 
     def _count_ignored_members(self) -> int:
-        newest = Unpacks(self._redis).list_newest(MAX_COUNTED_BUNDLES)
+        newest = Unpacks(self._redis).list_newest(MAX_LISTED_BUNDLES)
         return sum(status.ignored for status in select_visible(newest))
 
     def list_errors(self) -> tuple[list[dict[str, Any]], int]:
