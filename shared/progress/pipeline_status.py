@@ -119,64 +119,60 @@ def read_pipeline_status(client: "Redis") -> PipelineStatus:
     """Read the status from Redis in one round trip. Raises `redis.exceptions.RedisError`."""
     redis: Any = client
     with redis.pipeline(transaction=False) as pipeline:
-        # In the order in which the replies are unpacked below.
-        pipeline.hgetall(IGNORED_KEYS)
-        pipeline.get(IGNORED_COUNT)
-        pipeline.lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1)
-        pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True)
-        pipeline.hmget(LAST_PUBLISH, "time", "output_etag")
-        pipeline.hgetall(LAST_SWEEP)
-        pipeline.hget(TRUST_STATE, "state")
-        pipeline.exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP)
-        pipeline.hgetall(COUNTERS)
-        pipeline.get(SOURCE_FAILURE)
-        pipeline.get(EVENTS_AVAILABLE)
-        pipeline.eval(read_script("count_events"), 0, FAST_EVENTS)
-        for cause in CAUSES:
-            pipeline.zcard(DIRTY_SINCE[cause])
-        replies = pipeline.execute()
-    (
-        ignored,
-        ignored_count,
-        dead_letters,
-        oldest_event_mark,
-        published,
-        sweep_record,
-        trust_state,
-        loss_signal_keys,
-        counters,
-        source_failure,
-        notifications_state,
-        event_count_and_head,
-        *dirty,
-    ) = replies
-    fields = decode_record(sweep_record)
-    counter_values = decode_record(counters)
-    silent_changes = parse_silent_changes(fields, int(counter_values.get("silent_repairs", 0)))
+        # Each call queues a command. The replies have the same order.
+        commands = {
+            "ignored_keys": pipeline.hgetall(IGNORED_KEYS),
+            "ignored_count": pipeline.get(IGNORED_COUNT),
+            "dead_letters": pipeline.lrange(DEAD_LETTERS, -MAX_DEAD_LETTERS, -1),
+            "oldest_event_mark": pipeline.zrange(DIRTY_SINCE["event"], 0, 0, withscores=True),
+            "last_publish": pipeline.hmget(LAST_PUBLISH, "time", "output_etag"),
+            "last_sweep": pipeline.hgetall(LAST_SWEEP),
+            "trust_state": pipeline.hget(TRUST_STATE, "state"),
+            "loss_signal_keys": pipeline.exists(LOSS_SIGNALS, LOSS_SIGNALS_IN_SWEEP),
+            "counters": pipeline.hgetall(COUNTERS),
+            "source_failure": pipeline.get(SOURCE_FAILURE),
+            "events_available": pipeline.get(EVENTS_AVAILABLE),
+            "events": pipeline.eval(read_script("count_events"), 0, FAST_EVENTS),
+            **{_name_dirty(cause): pipeline.zcard(DIRTY_SINCE[cause]) for cause in CAUSES},
+        }
+        replies = dict(zip(commands, pipeline.execute(), strict=True))
+    return _parse_status(replies)
+
+
+def _name_dirty(cause: str) -> str:
+    return f"dirty_{cause}"
+
+
+def _parse_status(replies: Mapping[str, Any]) -> PipelineStatus:
+    sweep = decode_record(replies["last_sweep"])
+    counters = decode_record(replies["counters"])
+    silent_changes = parse_silent_changes(sweep, int(counters.get("silent_repairs", 0)))
+    published_at, published_etag = replies["last_publish"]
+    event_count, inbox_head = replies["events"]
+    ignored_keys = sorted(replies["ignored_keys"].items())
+    oldest_event_mark = replies["oldest_event_mark"]
     return PipelineStatus(
-        ignored_keys=tuple(
-            _parse_issue(entry, decode_text(key)) for key, entry in sorted(ignored.items())
-        ),
-        ignored_count=int(ignored_count or 0),
-        dead_letters=tuple(_parse_issue(entry) for entry in dead_letters),
-        dirty_counts=dict(zip(CAUSES, dirty, strict=True)),
+        ignored_keys=tuple(_parse_issue(entry, decode_text(key)) for key, entry in ignored_keys),
+        ignored_count=int(replies["ignored_count"] or 0),
+        dead_letters=tuple(_parse_issue(entry) for entry in replies["dead_letters"]),
+        dirty_counts={cause: replies[_name_dirty(cause)] for cause in CAUSES},
         oldest_event_mark_at=oldest_event_mark[0][1] if oldest_event_mark else None,
-        last_publish_at=parse_time(published[0]),
-        last_sweep_at=parse_time(fields.get("at")),
-        trust_state=decode_text(trust_state or b"suspect"),
+        last_publish_at=parse_time(published_at),
+        last_sweep_at=parse_time(sweep.get("at")),
+        trust_state=decode_text(replies["trust_state"] or b"suspect"),
         # Before the first sweep there are no metrics to compare with, which is no defect.
-        detects_losses=bool(fields.get("metrics")) or "at" not in fields,
-        events_available=decode_text(notifications_state or b"") != "no",
-        source_failure=decode_optional(source_failure or None),
-        no_known_loss=trust_state is not None and not loss_signal_keys,
-        last_sweep=_parse_last_sweep(fields),
-        waiting_events=event_count_and_head[0],
-        inbox_head=decode_text(event_count_and_head[1]),
-        published_etag=decode_optional(published[1] or None),
-        loss_signals=_parse_loss_signals(counter_values),
+        detects_losses=bool(sweep.get("metrics")) or "at" not in sweep,
+        events_available=replies["events_available"] != b"no",
+        source_failure=decode_optional(replies["source_failure"] or None),
+        no_known_loss=replies["trust_state"] is not None and not replies["loss_signal_keys"],
+        last_sweep=_parse_last_sweep(sweep),
+        waiting_events=event_count,
+        inbox_head=decode_text(inbox_head),
+        published_etag=decode_optional(published_etag or None),
+        loss_signals=_parse_loss_signals(counters),
         silent_repairs=silent_changes.repair_count,
         silent_countdown=silent_changes.countdown,
-        counters_since=parse_time(counter_values.get("since")),
+        counters_since=parse_time(counters.get("since")),
     )
 
 
@@ -192,7 +188,7 @@ def _parse_loss_signals(counter_values: Mapping[str, str]) -> dict[str, int]:
     return {name.removeprefix("loss_signal:"): int(counter_values[name]) for name in names}
 
 
-def _parse_issue(entry: bytes | str, key: str | None = None) -> PipelineIssue:
+def _parse_issue(entry: bytes, key: str | None = None) -> PipelineIssue:
     fields = json.loads(entry)
     if key is None:
         key = fields.get("key")
