@@ -153,7 +153,7 @@ class Listener:
 def main() -> None:
     """Run the listener and the watchdog on the servers that the environment configures."""
     services = Services(ServerClients.from_environment())
-    threading.Thread(target=services.watchdog.run_forever, name="watch", daemon=True).start()
+    threading.Thread(target=services.watchdog.run_forever, name="watchdog", daemon=True).start()
     freeze_gc()
     listener = Listener(
         services.state.inbox,

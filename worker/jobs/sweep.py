@@ -200,13 +200,13 @@ class Sweep:
     def __init__(
         self,
         session: SweepSession,
-        comparison: BucketComparison,
+        buckets: BucketComparison,
         recorder: FindingsRecorder,
         bulk_reads: BulkReads,
         folders: UnpackedFolders,
     ) -> None:
         self._session = session
-        self._comparison = comparison
+        self._buckets = buckets
         self._recorder = recorder
         self._bulk_reads = bulk_reads
         self._folders = folders
@@ -221,27 +221,27 @@ class Sweep:
 
     def _sweep_once(self, cause: str) -> int:
         start = self._session.begin(new_token(), cause)
-        difference = self._comparison.compare(self._folders.rules)
+        comparison = self._buckets.compare(self._folders.rules)
         # Without the lease, another sweep may have compared later. From here to the commit nothing
         # verifies the lease, because users with deleted copies must be marked.
         self._session.renew_lease()
         user_ids = (
-            difference.out_of_sync | difference.dirty_users | difference.published.find_unreadable()
+            comparison.out_of_sync | comparison.dirty_users | comparison.published.find_unreadable()
         )
-        user_ids |= self._recorder.grant_retries(difference, self._folders.rules)
-        user_ids |= self._comparison.delete_copies(difference.orphan_copies)
+        user_ids |= self._recorder.grant_retries(comparison, self._folders.rules)
+        user_ids |= self._buckets.delete_copies(comparison.orphan_copies)
         to_mark = sorted(user_ids)
-        self._recorder.mark(to_mark, difference.silent_drift)
+        self._recorder.mark(to_mark, comparison.silent_drift)
         # Commit before the bulk work: every user is marked, so a crash from here on loses nothing.
-        is_verified = self._session.commit(start, difference, len(to_mark))
-        self._recorder.replace_ignored_keys(difference.listing)
+        is_verified = self._session.commit(start, comparison, len(to_mark))
+        self._recorder.replace_ignored_keys(comparison.listing)
         self._bulk_reads.enqueue(to_mark, self._session.renew_lease)
         self._folders.remove_invisible()
-        self._session.wake_publisher_if_incomplete(difference.published)
+        self._session.wake_publisher_if_incomplete(comparison.published)
         logger.info(
-            "sweep finished (%s) objects=%d marked=%d whole=%s",
+            "sweep finished (%s) objects=%d marked=%d verified=%s",
             start.cause,
-            difference.listing.object_count,
+            comparison.listing.object_count,
             len(to_mark),
             is_verified,
         )
