@@ -30,6 +30,7 @@ from local.servers import (
 )
 from local.signals import raise_if_stop_requested
 from local.stale_processes import find_running, stop_processes
+from worker.commands.provisioning.credential_files import read_assignments
 
 ROOT = Path(__file__).parent.parent
 """The checkout, which is the working directory of all processes."""
@@ -204,10 +205,7 @@ def write_credentials(folder: Path, process: str, settings: Mapping[str, str]) -
 
 def read_credentials(folder: Path, process: str) -> dict[str, str]:
     """Return the settings that `write_credentials` wrote."""
-    file = folder / CREDENTIALS_FOLDER / f"{process}.env"
-    lines = file.read_text(encoding="utf-8").splitlines()
-    settings = (shlex.split(line)[0].partition("=") for line in lines)
-    return {name: value for name, _, value in settings}
+    return read_assignments(folder / CREDENTIALS_FOLDER / f"{process}.env")
 
 
 def stop_stale_processes(

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -65,12 +65,11 @@ class Receipt:
         return self.csv_source, self.csv_etag, self.reason, self.line, self.image
 
 
-class PublishTimes:
-    """What is known about the results of a publish before it is committed."""
+class PublishTimes(NamedTuple):
+    """When the published users were marked and read, in Unix seconds."""
 
-    def __init__(self, marked_at: Mapping[str, float], read_at: Mapping[str, float]) -> None:
-        self.marked_at = marked_at
-        self.read_at = read_at
+    marked_at: Mapping[str, float]
+    read_at: Mapping[str, float]
 
 
 class Receipts:

@@ -3,7 +3,8 @@
 import struct
 import zlib
 
-from worker.commands.sample import PREFIX, SAMPLE_USERS, generate_files
+from shared.formats.source_keys import SAMPLE_PREFIX
+from worker.commands.sample import SAMPLE_USERS, generate_files
 
 
 def test_sample_is_the_same_each_time() -> None:
@@ -11,7 +12,7 @@ def test_sample_is_the_same_each_time() -> None:
 
 
 def test_sample_keys_have_its_prefix() -> None:
-    assert all(key.startswith(PREFIX) for key, _ in generate_files())
+    assert all(key.startswith(SAMPLE_PREFIX) for key, _ in generate_files())
 
 
 def test_sample_has_images_and_one_invalid_file() -> None:

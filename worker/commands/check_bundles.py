@@ -1,6 +1,5 @@
 """Read the content of all bundles directly from their archives, for `rowdrop check`."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from shared.object_store import (
     PreconditionFailed,
     StoredObject,
     StoreUnavailable,
+    md5_etag,
 )
 from worker.bundles.archive import open_archive
 from worker.bundles.catalog import read_catalog
@@ -120,7 +120,7 @@ def _read_archive(source: ObjectStore, info: ObjectInfo, zip_names: str) -> Bund
 
 
 def _add_member(contents: BundleContents, info: ObjectInfo, member: Member, file: UserFile) -> None:
-    etag = hashlib.md5(member.body, usedforsecurity=False).hexdigest()
+    etag = md5_etag(member.body)
     if file.is_csv:
         stored = StoredObject(member.body, etag, info.last_modified)
         contents.csvs[file.user_id] = parse_csv(format_member_source(info.key, member.path), stored)

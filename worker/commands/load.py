@@ -28,6 +28,7 @@ from minio import Minio
 from minio.commonconfig import SnowballObject
 
 from shared.formats.source_keys import (
+    SAMPLE_PREFIX,
     Bundle,
     IgnoredFile,
     UserFile,
@@ -45,7 +46,6 @@ from shared.object_store import (
     PreconditionFailed,
     md5_etag,
 )
-from worker.commands.sample import PREFIX
 
 MAX_SMALL_FILE_BYTES = 256 << 10
 MAX_BATCH_FILES = 500
@@ -363,4 +363,6 @@ class Loader:
 def is_empty(store: ObjectStore) -> bool:
     """Return whether the bucket has no user file and no bundle; the sample is not counted."""
     keys = (info.key for page in store.list_objects() for info in page)
-    return all(key.startswith(PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys)
+    return all(
+        key.startswith(SAMPLE_PREFIX) or isinstance(classify_key(key), IgnoredFile) for key in keys
+    )

@@ -14,7 +14,6 @@ from minio.deleteobjects import DeleteObject
 
 from shared.formats.source_keys import SAMPLE_PREFIX
 
-PREFIX = SAMPLE_PREFIX
 SAMPLE_USERS = 20
 """Default number of rows of the sample. One more file, `sample-broken.csv`, makes a reject."""
 
@@ -46,14 +45,14 @@ def generate_files(user_count: int = SAMPLE_USERS) -> Iterator[tuple[str, bytes]
     Half of the users have an image.
     """
     for number in range(1, user_count + 1):
-        stem = f"{PREFIX}{number:04}"
+        stem = f"{SAMPLE_PREFIX}{number:04}"
         first = _FIRST_NAMES[number % len(_FIRST_NAMES)]
         last = _LAST_NAMES[number * 3 % len(_LAST_NAMES)]
         birthts = (number * 997 % _BIRTH_DAYS - 5_000) * _DAY_MS
         yield f"{stem}.csv", f"first_name,last_name,birthts\n{first},{last},{birthts}\n".encode()
         if number % 2:
             yield f"{stem}.png", _encode_png(40 * number % 256, 90 * number % 256, 160)
-    yield f"{PREFIX}broken.csv", b"first_name,last_name,birthts\nKlara,Lang,yesterday\n"
+    yield f"{SAMPLE_PREFIX}broken.csv", b"first_name,last_name,birthts\nKlara,Lang,yesterday\n"
 
 
 def drop_sample(
@@ -79,7 +78,8 @@ def remove_sample(minio: Minio, bucket: str) -> int:
     Raises what minio raises, and `OSError` if the server refuses to delete a key.
     """
     deletions = [
-        DeleteObject(str(entry.object_name)) for entry in minio.list_objects(bucket, prefix=PREFIX)
+        DeleteObject(str(entry.object_name))
+        for entry in minio.list_objects(bucket, prefix=SAMPLE_PREFIX)
     ]
     for error in minio.remove_objects(bucket, deletions):
         raise OSError(f"{error.name} could not be deleted: {error.message}")

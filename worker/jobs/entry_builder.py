@@ -45,9 +45,10 @@ from worker.bundles.unpacked_folders import (
     UnpackedFolders,
 )
 from worker.bundles.zip_archive import MAX_DIRECTORY_BYTES
-from worker.reading.csv_parsing import CsvParser, parse_csv, parse_csv_safely
+from worker.reading.csv_parsing import CsvParser, format_fault_reason, parse_csv, parse_csv_safely
 from worker.source.ranged_file import RangedFile
 from worker.source.unreadable import (
+    find_object,
     format_unreadable_reason,
     is_unreadable_reason,
     retry_unreadable,
@@ -198,9 +199,7 @@ def _convert_faults() -> Iterator[None]:
     except (InvalidArchive, StoreUnavailable, PreconditionFailed, ObjectNotFound, MemoryError):
         raise
     except Exception as error:
-        raise InvalidArchive(
-            f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
-        ) from error
+        raise InvalidArchive(format_fault_reason(error)) from error
 
 
 def _convert_member_faults(archive: Archive) -> Iterator[Member | None]:
@@ -228,10 +227,7 @@ class EntryBuilder:
 
     def find_archive(self, key: str) -> ObjectInfo | None:
         """Return the archive as it is in the source bucket, or None if it does not exist."""
-        try:
-            return self._source.get_info(key)
-        except ObjectUnreadable:  # LIST reports an object that cannot be read
-            return self._source.get_list_entry(key)
+        return find_object(self._source, key)
 
     def build_entry(
         self, info: ObjectInfo, catalog: BundleCatalog, built: CatalogEntry | None

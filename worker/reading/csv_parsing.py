@@ -90,5 +90,10 @@ def parse_csv_safely(
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  every retry would fail likewise
-        reason = f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"
-        return InvalidCsv(CsvVersion(key, stored.etag, stored.last_modified), reason, None)
+        version = CsvVersion(key, stored.etag, stored.last_modified)
+        return InvalidCsv(version, format_fault_reason(error), None)
+
+
+def format_fault_reason(error: Exception) -> str:
+    """Return the reason of the reject after an unexpected error, without the error's message."""
+    return f"Rowdrop could not read it, by a fault of its own ({type(error).__name__})"

@@ -23,6 +23,7 @@ from worker.bundles.lookup import BundleLookup, StaleCatalog
 from worker.reading.csv_parsing import CsvParser, CsvReader, fits_name_limit, parse_csv
 from worker.reading.image_copies import ImageCopies, ImageRef
 from worker.reading.parallel import MAX_READ_S, ParallelCalls, check_time
+from worker.source.unreadable import find_object
 from worker.state.work_queues import ListedUser
 
 logger = logging.getLogger(__name__)
@@ -164,12 +165,9 @@ class UserReader:
     def find_version(self, key: str) -> tuple[str, int] | None:
         """Return the ETag and LastModified (whole seconds) of a key, or None if it does not exist.
 
-        LIST shows both for an object that cannot be read.
+        The object need not be readable.
         """
-        try:
-            info = self._source.get_info(key)
-        except ObjectUnreadable:
-            info = self._source.get_list_entry(key)
+        info = find_object(self._source, key)
         return info and (info.etag, info.last_modified)
 
     def _make_csv_call(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.formats.records import UNREADABLE_REASON
-from shared.object_store import ObjectUnreadable
+from shared.object_store import ObjectInfo, ObjectStore, ObjectUnreadable
 
 RETRY_PAUSES_S = (0.2, 0.8)
 """Seconds before the second attempt and before the third, which is the last."""
@@ -26,6 +26,14 @@ def format_unreadable_reason(error: ObjectUnreadable) -> str:
 def is_unreadable_reason(reason: str) -> bool:
     """Return whether a reject has a reason of `format_unreadable_reason`."""
     return reason.startswith(UNREADABLE_REASON)
+
+
+def find_object(source: ObjectStore, key: str) -> ObjectInfo | None:
+    """Return the metadata of an object, which need not be readable; None if it does not exist."""
+    try:
+        return source.get_info(key)
+    except ObjectUnreadable:
+        return source.get_list_entry(key)
 
 
 def retry_unreadable(read: Callable[[], _T]) -> _T:

@@ -5,7 +5,6 @@ In a container docker-compose.yml sets the environment. It names a file for each
 
 import fcntl
 import os
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from dotenv import dotenv_values
 from shared import logs
 from shared.settings import Settings
 from shared.tokens import TokenKind
-from worker.commands.provisioning.credential_files import CREDENTIALS_HOME
+from worker.commands.provisioning.credential_files import CREDENTIALS_HOME, read_assignments
 from worker.commands.provisioning.credential_set import SETTINGS_FILE, TOKEN_SETTINGS
 from worker.commands.provisioning.instructions import ACL_HINT
 from worker.commands.status import ApiAddress
@@ -160,12 +159,6 @@ def _explain_search(servers: Collection[str], credentials_file: Path, root: Path
             "Start Rowdrop with ./run.sh.  If it uses another data folder, set ROWDROP_DIR to it.",
         ]
     return "\n".join(lines)
-
-
-def read_assignments(path: Path) -> dict[str, str]:
-    """Return the settings in a file of shell assignments that run.sh has written."""
-    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def _read_lines(path: Path) -> dict[str, str]:

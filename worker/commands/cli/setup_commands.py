@@ -11,7 +11,6 @@ from worker.commands.cli.settings_discovery import (
     is_container,
     load_settings,
     open_clients,
-    read_assignments,
     read_settings_for_people,
 )
 from worker.commands.provisioning.credential_files import (
@@ -19,6 +18,7 @@ from worker.commands.provisioning.credential_files import (
     format_assignments,
     format_settings,
     is_secrets_container,
+    read_assignments,
     write_credentials,
 )
 from worker.commands.provisioning.credential_set import PROCESSES

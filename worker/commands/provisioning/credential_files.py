@@ -12,6 +12,7 @@ prints those that a worker on another machine needs.  `--renew` generates new cr
 
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -192,6 +193,12 @@ def format_assignments(values: Mapping[str, str]) -> str:
         if set(value) & set("'\"\\\r\n"):
             raise PreparationError(f"{name} must not contain quotes, backslashes or line breaks.")
     return "".join(f"{name}='{value}'\n" for name, value in values.items())
+
+
+def read_assignments(path: Path) -> dict[str, str]:
+    """Return the settings in a file of shell assignments."""
+    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def format_settings(credentials: Credentials, process: str, minio_endpoint: str) -> str:
