@@ -26,7 +26,7 @@ from local.processes import ROOT, read_credentials
 from local.servers import find_minio, find_redis, http_get, read_log_tail
 from local.signals import ignore_stop_signals
 from shared.formats.object_names import OUTPUT_KEY
-from shared.redis_keys import FAST_EVENTS, LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
+from shared.redis_keys import CHANGE_VERSIONS, FAST_EVENTS, LAST_SWEEP, SWEEP_LEASE, SWEEP_REQUESTED
 from shared.s3.objects import S3ObjectStore, open_store
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE, TaskQueue, create_celery
@@ -145,7 +145,7 @@ class RowdropInstance:
         queues = (FAST_EVENTS, EVENTS_QUEUE, BULK_QUEUE)
         event_files = list((self.folder / "minio" / "queue").rglob("*.event*"))
         counts = {
-            "dirty": self._state.users.count_dirty(),
+            "dirty": self.redis.hlen(CHANGE_VERSIONS),
             "staged": self._state.publish_queue.count_pending(),
             "pages": self._state.work_queues.count_pages(),
             "sweep": self.redis.exists(SWEEP_LEASE, SWEEP_REQUESTED),

@@ -108,11 +108,6 @@ class Manifest:
         )
         return bytes(buffer.getvalue().to_pybytes())
 
-    @property
-    def fact_count(self) -> int:
-        """The number of facts."""
-        return int(self._table.num_rows)
-
     def with_changes(self, changes: Mapping[str, Fact | None]) -> "Manifest":
         """Return a manifest with these users' facts replaced, or removed if None.
 

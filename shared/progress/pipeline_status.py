@@ -209,10 +209,6 @@ class OperatorStatus:
         if amount:
             self._redis.hincrby(COUNTERS, counter, amount)
 
-    def counter_value(self, counter: str) -> int:
-        """Return the value of a counter."""
-        return int(self._redis.hget(COUNTERS, counter) or 0)
-
     def start_counting(self, now: float) -> None:
         """Record when counting began, unless that is recorded."""
         self._redis.hsetnx(COUNTERS, "since", now)

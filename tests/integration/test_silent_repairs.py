@@ -17,6 +17,7 @@ from local.servers import RedisServer
 from shared.formats import rejects_csv
 from shared.formats.object_names import MANIFEST_KEY, REJECTS_KEY
 from shared.object_store import ObjectInfo, ObjectStore, StoredObject
+from shared.progress.pipeline_status import read_pipeline_status
 from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
 from tests.integration.stepping import RowdropHarness, make_csv
@@ -35,7 +36,7 @@ def publish_users(rowdrop: RowdropHarness, *users: str) -> None:
 
 
 def count_silent_repairs(rowdrop: RowdropHarness) -> int:
-    return rowdrop.state.status.counter_value("silent_repairs")
+    return read_pipeline_status(rowdrop.redis).silent_repairs
 
 
 def list_drifted_users(rowdrop: RowdropHarness) -> set[str]:

@@ -37,6 +37,7 @@ from shared.formats.object_names import (
 from shared.formats.records import UNREADABLE_REASON
 from shared.formats.source_keys import make_bundle_id
 from shared.object_store import ObjectInfo, ObjectUnreadable, StoreUnavailable
+from shared.progress.pipeline_status import read_pipeline_status
 from shared.redis_keys import SOURCE_FAILURE
 from shared.s3.connection import S3Connection
 from shared.s3.files import S3FileStore
@@ -96,7 +97,7 @@ def test_refresher_rejects_unreadable_csv_of_one_user(
     listed = rowdrop.source.get_list_entry("new.csv")
     assert listed
     assert (rejects["new"].etag, rejects["new"].since) == (listed.etag, listed.last_modified)
-    assert rowdrop.state.users.count_dirty() == 0
+    assert rowdrop.state.users.dirty_users() == set()
     assert source_failure(rowdrop) == ""
     assert rowdrop.find_differences() == []
 
@@ -112,7 +113,7 @@ def test_sweep_and_rebuild_retry_unreadable_csv(
         rowdrop.publisher.write_manifest()
         assert rowdrop.run_sweep() == 1  # each sweep retries it, like a quarantined file
     assert rowdrop.output.get(REJECTS_KEY) == before
-    assert rowdrop.state.status.counter_value("silent_repairs") == 0
+    assert read_pipeline_status(rowdrop.redis).silent_repairs == 0
     assert rowdrop.state.loss_signals.trust_state() == TrustState(
         "verified", rowdrop.state.loss_signals.run_id()
     )
@@ -235,7 +236,7 @@ def test_image_copies_skip_unreadable_image(
     assert (source_failure(copying), copying.find_differences()) == ("", [])
     copying.publisher.write_manifest()
     copying.run_sweep()
-    assert copying.state.status.counter_value("silent_repairs") == 0
+    assert read_pipeline_status(copying.redis).silent_repairs == 0
     copying.source.put("2.png", b"readable")
     copying.process_users("2")
     assert copying.output.get("images/2.png").body == b"readable"
@@ -262,7 +263,7 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
         readers.refresher.refresh(["1"])
     assert not isinstance(refused.value, ObjectUnreadable)
     assert copying.state.publish_queue.count_pending() == 0
-    assert copying.state.users.count_dirty() == 1
+    assert len(copying.state.users.dirty_users()) == 1
 
 
 def test_image_copies_replace_unreadable_copy(
@@ -288,7 +289,7 @@ def test_unpacker_rejects_unreadable_bundle_and_keeps_previous_version(
     reasons = {reject.key: reject.reason for reject in rowdrop.read_rejects().values()}
     assert all(reason.startswith(ENCRYPTED) for reason in reasons.values())
     assert reasons.keys() == {"u.zip", "new.zip"}
-    assert (rowdrop.state.users.count_dirty(), rowdrop.find_differences()) == (0, [])
+    assert (rowdrop.state.users.dirty_users(), rowdrop.find_differences()) == (set(), [])
     before = rowdrop.output.get(REJECTS_KEY)
     rowdrop.publisher.write_manifest()
     assert rowdrop.run_sweep() == 2

@@ -38,13 +38,12 @@ def manifest_of(*facts: Fact) -> Manifest:
 
 def facts_by_user(manifest: Manifest) -> dict[str, Fact]:
     facts = list(manifest.iterate_facts())
-    assert len(facts) == manifest.fact_count == len({fact.user_id for fact in facts})
+    assert len(facts) == len({fact.user_id for fact in facts})
     return {fact.user_id: fact for fact in facts}
 
 
 def test_manifest_without_facts_is_empty() -> None:
     empty = Manifest.decode(Manifest.empty().encode())
-    assert empty.fact_count == 0
     assert empty.get("1") is None
     assert list(empty.iterate_facts()) == []
     assert list(empty.to_output_rows(BUCKETS)) == []
@@ -166,7 +165,7 @@ def test_manifest_with_changed_bytes_raises_only_invalid_manifest(data: st.DataO
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidManifest):
         manifest = Manifest.decode(bytes(body))
-        assert len(list(manifest.iterate_facts())) == manifest.fact_count
+        list(manifest.iterate_facts())
 
 
 @settings(max_examples=50)

@@ -202,10 +202,6 @@ class UserStates:
         if user_ids:
             self._redis.srem(SUSPECT_USERS, *user_ids)
 
-    def count_dirty(self) -> int:
-        """Return the number of dirty users."""
-        return int(self._redis.hlen(CHANGE_VERSIONS))
-
     def dirty_users(self) -> set[str]:
         """Return all users that are dirty now."""
         return {user.decode() for user in self._redis.hkeys(CHANGE_VERSIONS)}
