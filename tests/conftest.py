@@ -92,18 +92,14 @@ def create_bucket(client: Minio) -> str:
     return bucket
 
 
+def open_bucket(bucket: str, endpoint: str, password: str = MINIO_PASSWORD) -> S3ObjectStore:
+    return S3ObjectStore(S3Connection(bucket, endpoint, MINIO_USER, password, "us-east-1"))
+
+
 @pytest.fixture
 def store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create an empty bucket."""
-    return S3ObjectStore(
-        S3Connection(
-            create_bucket(minio_client),
-            minio_server.endpoint,
-            MINIO_USER,
-            MINIO_PASSWORD,
-            "us-east-1",
-        )
-    )
+    return open_bucket(create_bucket(minio_client), minio_server.endpoint)
 
 
 OpenFiles = Callable[[S3ObjectStore], S3FileStore]
@@ -124,46 +120,22 @@ def files(store: S3ObjectStore, open_files: OpenFiles) -> S3FileStore:
 @pytest.fixture
 def other_store(minio_server: MinioServer, minio_client: Minio) -> S3ObjectStore:
     """Create a second empty bucket on the same server."""
-    return S3ObjectStore(
-        S3Connection(
-            create_bucket(minio_client),
-            minio_server.endpoint,
-            MINIO_USER,
-            MINIO_PASSWORD,
-            "us-east-1",
-        )
-    )
+    return open_bucket(create_bucket(minio_client), minio_server.endpoint)
 
 
 @pytest.fixture
 def missing_bucket_store(minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(
-        S3Connection(
-            "no-such-bucket", minio_server.endpoint, MINIO_USER, MINIO_PASSWORD, "us-east-1"
-        )
-    )
+    return open_bucket("no-such-bucket", minio_server.endpoint)
 
 
 @pytest.fixture
 def unauthorized_store(store: S3ObjectStore, minio_server: MinioServer) -> S3ObjectStore:
-    return S3ObjectStore(
-        S3Connection(
-            store.bucket, minio_server.endpoint, MINIO_USER, "not-the-password", "us-east-1"
-        )
-    )
+    return open_bucket(store.bucket, minio_server.endpoint, "not-the-password")
 
 
 @pytest.fixture
 def unreachable_store() -> S3ObjectStore:
-    return S3ObjectStore(
-        S3Connection(
-            "src-data",
-            f"http://127.0.0.1:{find_free_port()}",
-            MINIO_USER,
-            MINIO_PASSWORD,
-            "us-east-1",
-        )
-    )
+    return open_bucket("src-data", f"http://127.0.0.1:{find_free_port()}")
 
 
 MakeUnreadable = Callable[[str, str], None]

@@ -32,6 +32,16 @@ from shared.task_queue import TaskQueue
 from worker.source.metrics import MinioMetrics
 
 
+class DelegatingStore:
+    """Passes all requests on to another store. Subclasses alter some of them."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.inner, name)
+
+
 @dataclass
 class FakeObjectStore(ObjectStore):
     """A bucket in memory.

@@ -9,9 +9,8 @@ from minio import Minio
 from redis import Redis
 
 from local.servers import MinioServer, RedisServer
-from shared.s3.connection import S3Connection
 from shared.s3.objects import S3ObjectStore
-from tests.conftest import MINIO_PASSWORD, MINIO_USER, create_bucket
+from tests.conftest import create_bucket, open_bucket
 from tests.faults.case_form import CaseForm
 from tests.faults.parts import Components
 from tests.faults.servers import FakeBucketPair, RealBucketPair
@@ -81,15 +80,7 @@ def make_real_world(
     """
 
     def store() -> S3ObjectStore:
-        return S3ObjectStore(
-            S3Connection(
-                create_bucket(minio_client),
-                minio_server.endpoint,
-                MINIO_USER,
-                MINIO_PASSWORD,
-                "us-east-1",
-            )
-        )
+        return open_bucket(create_bucket(minio_client), minio_server.endpoint)
 
     with Redis.from_url(minio_redis_server.url, socket_timeout=10) as redis:
 

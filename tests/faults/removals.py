@@ -6,7 +6,7 @@ An edit fails if its text is not in the script exactly once.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,13 +16,13 @@ from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.output_csv import OutputCsv
 from shared.formats.records import CsvVersion, Person, ReadResult
 from shared.object_store import (
-    ObjectInfo,
     ObjectNotFound,
     ObjectStore,
     StoredObject,
     StoreUnavailable,
 )
 from shared.redis_keys import CHANGE_VERSIONS, FAST_EVENTS, READ_VERSIONS, TRUST_STATE
+from tests.fakes import DelegatingStore
 from tests.faults.parts import Components, ScriptEdits
 from tests.faults.stepped_ports import SteppedEventInbox, SteppedStore
 from worker.services.state_parts import StateParts
@@ -49,62 +49,6 @@ def register_script_edit(rule: str, script: str, *replacements: tuple[str, str])
         edits: ClassVar[ScriptEdits] = {script: replacements}
 
     REMOVALS[rule] = Edited
-
-
-class DelegatingStore(ObjectStore):
-    """Passes all requests on to another store. Subclasses alter some of them."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
-        self.bucket = store.bucket
-
-    def get(
-        self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
-    ) -> StoredObject:
-        return self.store.get(key, if_none_match, max_bytes)
-
-    def exists(self, key: str) -> bool:
-        return self.store.exists(key)
-
-    def check_readable(self, key: str) -> None:
-        self.store.check_readable(key)
-
-    def get_list_entry(self, key: str) -> ObjectInfo | None:
-        return self.store.get_list_entry(key)
-
-    def get_etag(self, key: str) -> str | None:
-        return self.store.get_etag(key)
-
-    def get_info(self, key: str) -> ObjectInfo | None:
-        return self.store.get_info(key)
-
-    def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        return self.store.get_range(key, etag, start, end)
-
-    def put(self, key: str, body: bytes) -> str:
-        return self.store.put(key, body)
-
-    def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
-        return self.store.put_if_unchanged(key, body, expected)
-
-    def copy_from(
-        self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
-    ) -> str:
-        return self.store.copy_from(bucket, key, to, source_etag, if_match=if_match)
-
-    def delete(self, key: str) -> None:
-        self.store.delete(key)
-
-    def delete_many(self, keys: Sequence[str]) -> None:
-        self.store.delete_many(keys)
-
-    def list_objects(
-        self, after: str = "", folder: str = "", *, with_source_etags: bool = False
-    ) -> Iterator[list[ObjectInfo]]:
-        return self.store.list_objects(after, folder, with_source_etags=with_source_etags)
-
-    def list_folders(self, folder: str) -> list[str]:
-        return self.store.list_folders(folder)
 
 
 # -- MARK ------------------------------------------------------------------------------------------
@@ -216,13 +160,13 @@ class _OutageAsAbsence(Components):
             self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
         ) -> StoredObject:
             try:
-                return super().get(key, if_none_match, max_bytes)
+                return self.inner.get(key, if_none_match, max_bytes)
             except StoreUnavailable:
                 raise ObjectNotFound(key) from None
 
         def exists(self, key: str) -> bool:
             with suppress(StoreUnavailable):
-                return super().exists(key)
+                return self.inner.exists(key)
             return False
 
     @cached_property
@@ -326,16 +270,16 @@ class _SkipVerification(_PublisherOutputComponents):
         def get(
             self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
         ) -> StoredObject:
-            stored = super().get(key, if_none_match, max_bytes)
+            stored = self.inner.get(key, if_none_match, max_bytes)
             self._known[key] = stored.etag
             return stored
 
         def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
-            self._known[key] = super().put_if_unchanged(key, body, expected)
+            self._known[key] = self.inner.put_if_unchanged(key, body, expected)
             return str(self._known[key])
 
         def get_etag(self, key: str) -> str | None:
-            return self._known[key] if key in self._known else super().get_etag(key)
+            return self._known[key] if key in self._known else self.inner.get_etag(key)
 
 
 @register_removal("rejects.csv is written before any user becomes clean")
@@ -345,20 +289,20 @@ class _RejectsWithManifest(_PublisherOutputComponents):
 
         def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
             if key != REJECTS_KEY:
-                return super().put_if_unchanged(key, body, expected)
+                return self.inner.put_if_unchanged(key, body, expected)
             self._deferred_rejects = body
             return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
         def get_etag(self, key: str) -> str | None:
             if key == REJECTS_KEY and self._deferred_rejects is not None:
                 return hashlib.md5(self._deferred_rejects, usedforsecurity=False).hexdigest()
-            return super().get_etag(key)
+            return self.inner.get_etag(key)
 
         def put(self, key: str, body: bytes) -> str:
             if self._deferred_rejects is not None:
-                super().put(REJECTS_KEY, self._deferred_rejects)
+                self.inner.put(REJECTS_KEY, self._deferred_rejects)
                 self._deferred_rejects = None
-            return super().put(key, body)
+            return self.inner.put(key, body)
 
 
 @register_removal("loading a file that no publisher recorded is a loss signal")
@@ -380,7 +324,7 @@ class _StartWithEmptyTable(_PublisherOutputComponents):
         ) -> StoredObject:
             if key == MANIFEST_KEY:
                 raise ObjectNotFound(key)
-            return super().get(key, if_none_match, max_bytes)
+            return self.inner.get(key, if_none_match, max_bytes)
 
 
 # -- the sweep -------------------------------------------------------------------------------------
@@ -446,7 +390,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
         def read(self) -> None:
             for key in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
                 try:
-                    self._stored_files[key] = self.store.get(key)
+                    self._stored_files[key] = self.inner.get(key)
                 except ObjectNotFound:
                     self._stored_files[key] = None
 
@@ -454,7 +398,7 @@ class _ReadFilesBeforeDirty(_SweepStateComponents):
             self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
         ) -> StoredObject:
             if key not in (OUTPUT_KEY, REJECTS_KEY, MANIFEST_KEY):
-                return super().get(key)
+                return self.inner.get(key)
             stored = self._stored_files[key]
             if stored is None:
                 raise ObjectNotFound(key)
@@ -524,7 +468,7 @@ class _AlteredManifestStore(DelegatingStore):
     def get(
         self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
     ) -> StoredObject:
-        stored = super().get(key, if_none_match, max_bytes)
+        stored = self.inner.get(key, if_none_match, max_bytes)
         if key != MANIFEST_KEY:
             return stored
         facts = list(Manifest.decode(stored.body).iterate_facts())
@@ -550,7 +494,7 @@ class _IgnoreFields(_SweepManifestComponents):
     class Output(_AlteredManifestStore):
         def alter_fact(self, fact: Fact) -> Fact:
             try:
-                row = OutputCsv.repair(self.store.get(OUTPUT_KEY).body).get(fact.user_id)
+                row = OutputCsv.repair(self.inner.get(OUTPUT_KEY).body).get(fact.user_id)
             except ObjectNotFound:
                 row = None
             names = Person(row.first_name, row.last_name, row.birthts) if row else fact.person

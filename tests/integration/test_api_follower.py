@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import enumerate as running_threads
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -39,6 +38,7 @@ from shared.redis_keys import (
 from shared.s3.objects import S3ObjectStore
 from tests.api_parts import make_dirty_counts
 from tests.api_process import wait_until
+from tests.fakes import DelegatingStore
 from worker.services.state_parts import build_state
 
 ONE = OUTPUT_HEADER + b"1,Ann,Lee,0,\n"
@@ -149,24 +149,20 @@ def test_poller_registers_poll_only_after_reading(
     assert not presence.all_polled_since(presence.read_clock())
 
 
-class ReplacedAfterRead:
+class ReplacedAfterRead(DelegatingStore):
     """A store that replaces output.csv immediately after each read of it."""
 
     def __init__(self, store: S3ObjectStore, presence: ProcessRegistry) -> None:
-        self.bucket = store.bucket
-        self._store = store
+        super().__init__(store)
         self._presence = presence
         self.replaced_at = 0.0
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates to the real store
-        return getattr(self._store, name)
 
     def get(
         self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
     ) -> StoredObject:
-        stored = self._store.get(key, if_none_match, max_bytes)
+        stored = self.inner.get(key, if_none_match, max_bytes)
         if key == OUTPUT_KEY:
-            self._store.put(OUTPUT_KEY, TWO)
+            self.inner.put(OUTPUT_KEY, TWO)
             self.replaced_at = self._presence.read_clock()
         return stored
 

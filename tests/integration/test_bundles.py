@@ -37,6 +37,7 @@ from tests.archives import (
     make_zip,
     mark_zip_encrypted,
 )
+from tests.fakes import DelegatingStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import DEFAULT_RULES, read_catalog
 from worker.bundles.index import make_index_key
@@ -85,19 +86,13 @@ class ProcessKilled(BaseException):
     """Stands for a kill of the process."""
 
 
-class KilledAtIndexWrite:
+class KilledAtIndexWrite(DelegatingStore):
     """An output bucket that raises `ProcessKilled` at an index write, the last one of an unpack."""
-
-    def __init__(self, output: ObjectStore) -> None:
-        self._output = output
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
-        return getattr(self._output, name)
 
     def put(self, key: str, body: bytes) -> str:
         if key.endswith("/index"):
             raise ProcessKilled
-        return self._output.put(key, body)
+        return self.inner.put(key, body)
 
 
 # -- content ---------------------------------------------------------------------------------------
@@ -481,27 +476,24 @@ def test_unpacker_quarantines_bundle_until_sweep_grants_attempt(
     assert (list(rowdrop.read_rows()), rowdrop.read_rejects()) == (["1"], {})
 
 
-class SourceWithPoison:
+class SourceWithPoison(DelegatingStore):
     """A source bucket in which reading an archive that begins with "poison" kills the process.
 
     `attempts` lists the archives that were read, in order.
     """
 
     def __init__(self, rowdrop: RowdropHarness) -> None:
-        self._source = rowdrop.source
+        super().__init__(rowdrop.source)
         self._redis = rowdrop.redis
         self.attempts: list[str] = []
         self._counted: dict[Any, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
-        return getattr(self._source, name)
 
     def check_readable(self, key: str) -> None:
         self.attempts.append(key)
         if key.startswith("poison"):
             self._counted = self._redis.hgetall(UNPACK_ATTEMPTS)
             raise ProcessKilled
-        self._source.check_readable(key)
+        self.inner.check_readable(key)
 
     def undo_refund(self) -> None:
         """Count the last attempt again: a killed process does not refund it."""
@@ -698,18 +690,15 @@ def test_unpacker_restarts_when_bundle_is_replaced(rowdrop: RowdropHarness) -> N
         "u.tar", make_tar({f"{number}.png": bytes(1_000_000) for number in range(9)})
     )
 
-    class Replaced:
+    class Replaced(DelegatingStore):
         """A source bucket in which the archive is replaced after its first block was read."""
 
         def __init__(self, source: ObjectStore) -> None:
-            self._source = source
+            super().__init__(source)
             self._is_first_read = True
 
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-            return getattr(self._source, name)
-
         def get_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-            body = self._source.get_range(key, etag, start, end)
+            body = self.inner.get_range(key, etag, start, end)
             if self._is_first_read:
                 self._is_first_read = False
                 drop(rowdrop, "u.tar", {"1.csv": make_csv("New")})
@@ -745,18 +734,15 @@ def test_unpacker_ends_killed_attempts_at_earlier_archives(
 def test_unpacker_reports_interrupted_attempt(rowdrop: RowdropHarness) -> None:
     drop(rowdrop, "u.zip", {"1.csv": make_csv()})
 
-    class Unreachable:
+    class Unreachable(DelegatingStore):
         """A source bucket that does not answer when an archive is read."""
-
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-            return getattr(rowdrop.source, name)
 
         def check_readable(self, key: str) -> None:
             raise StoreUnavailable(key)
 
     rowdrop.mark_users("/u.zip")
     with pytest.raises(StoreUnavailable):
-        rowdrop.create_unpacker(source=Unreachable()).run("u.zip")
+        rowdrop.create_unpacker(source=Unreachable(rowdrop.source)).run("u.zip")
     (status,) = rowdrop.services.records.unpacks.list_newest(10)
     assert (status.state, status.error) == ("failed", INTERRUPTED)
     rowdrop.process_bundles("u.zip")
@@ -777,20 +763,16 @@ def test_unpacker_keeps_bundle_when_source_is_unavailable(rowdrop: RowdropHarnes
 
 
 # -- many and large indexes ------------------------------------------------------------------------
-class CountedReads:
+class CountedReads(DelegatingStore):
     """An output bucket that counts the objects that are read."""
 
     def __init__(self, output: ObjectStore) -> None:
-        self._output = output
-        self.bucket = output.bucket
+        super().__init__(output)
         self.keys: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegate everything else
-        return getattr(self._output, name)
 
     def get(self, key: str) -> StoredObject:
         self.keys.append(key)
-        return self._output.get(key)
+        return self.inner.get(key)
 
 
 def drop_bundles(rowdrop: RowdropHarness, count: int) -> None:

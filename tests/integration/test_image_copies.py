@@ -15,6 +15,7 @@ from shared.redis_keys import SUSPECT_USERS
 from shared.scripts import new_token
 from shared.settings import Settings
 from tests.archives import make_zip
+from tests.fakes import DelegatingStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.state.work_queues import ListedUser
 from worker.watchdog.broken_reads import BROKEN_READ_TICKS
@@ -46,28 +47,24 @@ def rebuild(rowdrop: RowdropHarness) -> None:
     rowdrop.services.rebuild.finish()
 
 
-class SlowOutput:
+class SlowOutput(DelegatingStore):
     """An output bucket in which a copy takes effect only after the calls of `changes`."""
 
     def __init__(self, output: ObjectStore, changes: list[object]) -> None:
-        self._output = output
+        super().__init__(output)
         self._changes = changes
-        self.bucket = output.bucket
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._output, name)
 
     def copy_from(
         self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
     ) -> str:
-        existing = self._output.get(to) if self._output.exists(to) else None
-        etag = self._output.copy_from(bucket, key, to, source_etag, if_match=if_match)
-        old = self._output.get(to).body
+        existing = self.inner.get(to) if self.inner.exists(to) else None
+        etag = self.inner.copy_from(bucket, key, to, source_etag, if_match=if_match)
+        old = self.inner.get(to).body
         while self._changes:
             change = self._changes.pop()
             assert callable(change)
             change()
-            self._output.put(to, old)  # the delayed copy takes effect now
+            self.inner.put(to, old)  # the delayed copy takes effect now
         assert existing is None or existing.body
         return etag
 
@@ -293,7 +290,7 @@ def test_image_copies_by_slow_reader_do_not_stay(copying: RowdropHarness) -> Non
 
     slow_output = SlowOutput(copying.output, [change_image])
     copying.mark_users("1")
-    copying.create_readers(output=slow_output).refresher.refresh(["1"])  # type: ignore[arg-type]
+    copying.create_readers(output=slow_output).refresher.refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -314,7 +311,7 @@ def test_image_copies_by_slow_reader_do_not_replace_pending(
 
     slow_output = SlowOutput(copying.output, [change_image])
     copying.mark_users("1")
-    copying.create_readers(output=slow_output).refresher.refresh(["1"])  # type: ignore[arg-type]
+    copying.create_readers(output=slow_output).refresher.refresh(["1"])
     copying.publish_pending()
     assert copying.output.get("images/1.png").body == b"new"
     assert copying.state.users.dirty_users() == set()
@@ -337,7 +334,7 @@ def test_image_copies_of_refused_bulk_read_are_removed(
             copying.publish_pending()
 
     slow_output = SlowOutput(copying.output, [change_image])
-    readers = copying.create_readers(output=slow_output)  # type: ignore[arg-type]
+    readers = copying.create_readers(output=slow_output)
     readers.refresher.refresh_listed([listed])
     copying.publish_pending()
     assert (copying.read_rows()["1"].img_path, copies(copying)) == ("", {})
@@ -358,20 +355,13 @@ def test_broken_reads_mark_users_of_dead_worker(copying: RowdropHarness) -> None
     assert copying.state.users.dirty_users() == {"1"}
 
 
-class OutputWithoutResponse:
+class OutputWithoutResponse(DelegatingStore):
     """An output bucket that makes copies, but never answers the copy request."""
-
-    def __init__(self, output: ObjectStore) -> None:
-        self._output = output
-        self.bucket = output.bucket
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._output, name)
 
     def copy_from(
         self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
     ) -> str:
-        self._output.copy_from(bucket, key, to, source_etag, if_match=if_match)
+        self.inner.copy_from(bucket, key, to, source_etag, if_match=if_match)
         raise StoreUnavailable("no answer")
 
 
@@ -380,7 +370,7 @@ def test_image_copies_without_response_are_removed_by_next_read(
     copying: RowdropHarness, in_bulk: bool
 ) -> None:
     copying.put_files("1", images=["png"])
-    readers = copying.create_readers(output=OutputWithoutResponse(copying.output))  # type: ignore[arg-type]
+    readers = copying.create_readers(output=OutputWithoutResponse(copying.output))
     copying.mark_users("1")
     with pytest.raises(StoreUnavailable):
         readers.refresher.refresh(["1"])
@@ -428,21 +418,14 @@ def test_image_copies_restored_during_deletion_are_made_again(copying: RowdropHa
     copying.source.delete("1.png")
     copying.read_users("1")
 
-    class RacingOutput:
-        def __init__(self, output: ObjectStore) -> None:
-            self._output = output
-            self.bucket = output.bucket
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._output, name)
-
+    class RacingOutput(DelegatingStore):
         def put_if_unchanged(self, key: str, body: bytes, expected: str | None) -> str:
             if key == OUTPUT_KEY:  # during this write the image comes back and is read
                 copying.source.put("1.png", b"back")
                 copying.read_users("1")
-            return self._output.put_if_unchanged(key, body, expected)
+            return self.inner.put_if_unchanged(key, body, expected)
 
-    publisher = copying.create_publisher(RacingOutput(copying.output))  # type: ignore[arg-type]
+    publisher = copying.create_publisher(RacingOutput(copying.output))
     publisher.publish()
     assert copies(copying) == {}  # deleted, because the published row names no image
     assert copying.state.users.begin_read(["1"]).keys() == {"1"}

@@ -21,6 +21,7 @@ from shared.scripts import new_token
 from shared.settings import Settings
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
 from tests.api_process import wait_until
+from tests.fakes import DelegatingStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.reading.csv_parsing import parse_csv
 from worker.state.loss_signals import TrustState
@@ -306,18 +307,15 @@ def test_read_attempts_exclude_outages(rowdrop: RowdropHarness, attempts: ReadAt
 def test_read_attempts_exclude_outage_during_attempt(
     rowdrop: RowdropHarness, attempts: ReadAttempts
 ) -> None:
-    class BucketWithoutGet:
+    class BucketWithoutGet(DelegatingStore):
         """A bucket that still answers HEAD, and no GET."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(rowdrop.source, name)
 
         def get(self, *_: object, **__: object) -> object:
             raise StoreUnavailable("gone")
 
     rowdrop.put_files("u")
     isolate_users(rowdrop, "u")
-    readers = rowdrop.create_readers(source=BucketWithoutGet())  # type: ignore[arg-type]
+    readers = rowdrop.create_readers(source=BucketWithoutGet(rowdrop.source))  # type: ignore[arg-type]
     for _ in range(2 * MAX_READ_ATTEMPTS):
         with pytest.raises(StoreUnavailable):
             readers.isolated_reads.refresh_isolated("u")

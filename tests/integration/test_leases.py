@@ -18,7 +18,7 @@ from shared.progress.job_records import build_records
 from shared.progress.leases import LEASE_TTL_S, Lease
 from shared.redis_keys import REBUILD_LEASE, SWEEP_LEASE, UNPACK_LEASE
 from tests.archives import make_tar
-from tests.fakes import FakeObjectStore
+from tests.fakes import DelegatingStore, FakeObjectStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.unpacked_folders import UnpackedFolders
 from worker.jobs.entry_builder import ArchiveUnpacker
@@ -57,16 +57,13 @@ class InterruptedRedis(Redis):
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
-class StoreWithLease:
+class StoreWithLease(DelegatingStore):
     """A bucket that passes all requests on, and a lease `key` that subclasses change."""
 
     def __init__(self, store: ObjectStore, redis: "Redis", key: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._redis = redis
         self._key = key
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  delegates everything else
-        return getattr(self._store, name)
 
 
 class InterruptedStore(StoreWithLease):
@@ -74,14 +71,14 @@ class InterruptedStore(StoreWithLease):
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
         replace_holder(self._redis, self._key)
-        return self._store.list_objects(after, folder)
+        return self.inner.list_objects(after, folder)
 
 
 class SlowStore(StoreWithLease):
     """A bucket of which each page of a LIST takes two thirds of the TTL of the lease `key`."""
 
     def list_objects(self, after: str = "", folder: str = "") -> Iterator[list[ObjectInfo]]:
-        for page in self._store.list_objects(after, folder):
+        for page in self.inner.list_objects(after, folder):
             for info in page:
                 left_ms = self._redis.pttl(self._key) - LEASE_TTL_S * 1000 * 2 // 3
                 self._redis.pexpire(self._key, max(left_ms, 0))

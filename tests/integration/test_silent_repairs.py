@@ -6,7 +6,6 @@
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from shared.object_store import ObjectInfo, ObjectStore, StoredObject
 from shared.progress.pipeline_status import read_pipeline_status
 from shared.redis_keys import DIRTY_SINCE, FAST_EVENTS, SILENT_DRIFT
 from tests.api_process import wait_until
+from tests.fakes import DelegatingStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.commands.init import Initializer
 from worker.jobs.comparison import EVENT_DELAY_S, MAX_PAUSE_S
@@ -205,11 +205,8 @@ def test_silent_repairs_limit_recorded_users(rowdrop: RowdropHarness) -> None:
 
 # -- drops during a sweep --------------------------------------------------------------------------
 def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHarness) -> None:
-    class Output:
+    class Output(DelegatingStore):
         """The output bucket. An event marks the user while the sweep reads its last file."""
-
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
-            return getattr(rowdrop.output, name)
 
         def get(
             self, key: str, if_none_match: str | None = None, max_bytes: int | None = None
@@ -220,28 +217,24 @@ def test_silent_repairs_exclude_user_marked_during_comparison(rowdrop: RowdropHa
 
     publish_users(rowdrop, "u")
     rowdrop.put_files("u", make_csv("New"))
-    rowdrop.create_sweep(output=Output()).run("test")
+    rowdrop.create_sweep(output=Output(rowdrop.output)).run("test")
     rowdrop.run_bulk_work()
     assert rowdrop.read_rows()["u"].first_name == "New"
     assert count_silent_repairs(rowdrop) == 0
 
 
-class SourceWithChanges:
+class SourceWithChanges(DelegatingStore):
     """The source bucket. Runs `change` before each LIST, so the LIST includes its effects."""
 
     def __init__(self, source: ObjectStore, change: Callable[[], None]) -> None:
-        self.bucket = source.bucket
-        self._source = source
+        super().__init__(source)
         self._change = change
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the bucket's other methods, as they are
-        return getattr(self._source, name)
 
     def list_objects(
         self, after: str = "", folder: str = "", *, with_source_etags: bool = False
     ) -> Iterator[list[ObjectInfo]]:
         self._change()
-        yield from self._source.list_objects(after, folder, with_source_etags=with_source_etags)
+        yield from self.inner.list_objects(after, folder, with_source_etags=with_source_etags)
 
 
 def sweep_during(rowdrop: RowdropHarness, change: Callable[[], None]) -> int:

@@ -47,6 +47,7 @@ from shared.task_queue import BULK_QUEUE
 from tests.api_process import ApiEnvironment
 from tests.archives import make_zip
 from tests.conftest import MINIO_PASSWORD, MINIO_USER, MakeUnreadable
+from tests.fakes import DelegatingStore
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.bundles.catalog import read_catalog
 from worker.bundles.index import make_index_key
@@ -161,10 +162,7 @@ def test_refresher_retries_temporary_read_refusal(
     rowdrop.mark_users("1")
     attempts = 0
 
-    class Recovers:
-        def __getattr__(self, name: str) -> object:
-            return getattr(rowdrop.source, name)
-
+    class Recovers(DelegatingStore):
         def get(self, key: str, max_bytes: int) -> object:
             nonlocal attempts
             attempts += 1
@@ -172,7 +170,7 @@ def test_refresher_retries_temporary_read_refusal(
                 rowdrop.put_files("1")
             return rowdrop.source.get(key, max_bytes=max_bytes)
 
-    readers = rowdrop.create_readers(source=Recovers())  # type: ignore[arg-type]
+    readers = rowdrop.create_readers(source=Recovers(rowdrop.source))  # type: ignore[arg-type]
     readers.refresher.refresh(["1"])
     rowdrop.publish_pending()
     assert attempts == len(RETRY_PAUSES_S) + 1
@@ -245,10 +243,7 @@ def test_image_copies_skip_unreadable_image(
 def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarness) -> None:
     """An exhausted quota, for example, is a 4xx too, but does not concern the image."""
 
-    class Full:
-        def __getattr__(self, name: str) -> object:
-            return getattr(copying.output, name)
-
+    class Full(DelegatingStore):
         def copy_from(
             self, bucket: str, key: str, to: str, source_etag: str = "", *, if_match: bool = False
         ) -> str:
@@ -258,7 +253,7 @@ def test_image_copies_retry_refused_copy_of_readable_image(copying: RowdropHarne
 
     copying.put_files("1", images=["png"])
     copying.mark_users("1")
-    readers = copying.create_readers(output=Full())  # type: ignore[arg-type]
+    readers = copying.create_readers(output=Full(copying.output))
     with pytest.raises(StoreUnavailable) as refused:
         readers.refresher.refresh(["1"])
     assert not isinstance(refused.value, ObjectUnreadable)
