@@ -170,7 +170,7 @@ def test_put_bundle_with_wait_answers_with_counts(
     assert api.client.simulate_get("/data/1").json["first_name"] == "Ann"
 
 
-def test_receipt_of_bundle_is_pending_until_its_users_are_served(
+def test_bundle_receipt_is_pending_until_users_are_served(
     api: ApiWithFollower, rowdrop: RowdropHarness
 ) -> None:
     """No sweep has verified the state, so only the record of the unpack says it."""
@@ -319,7 +319,7 @@ def test_put_bundle_with_wait_times_out_as_stored(
     assert rowdrop.source.get_etag("u.zip") == result.json["etag"]
 
 
-def test_put_bundle_with_wait_says_that_not_every_process_serves_it(
+def test_put_bundle_with_wait_reports_not_yet_visible(
     api: ApiWithFollower,
 ) -> None:
     answer = api.put_in_thread("u.zip", BUNDLE, 5)
@@ -328,7 +328,7 @@ def test_put_bundle_with_wait_says_that_not_every_process_serves_it(
     assert (result.status_code, result.json["message"]) == (202, NOT_YET_VISIBLE)
 
 
-def test_put_bundle_with_wait_does_not_wait_beside_too_many(
+def test_put_bundle_with_wait_limits_concurrent_waits(
     api: ApiWithFollower, rowdrop: RowdropHarness
 ) -> None:
     answers = [api.put_in_thread(name, BUNDLE) for name in ("a.zip", "b.zip")]
@@ -338,7 +338,7 @@ def test_put_bundle_with_wait_does_not_wait_beside_too_many(
     assert [api.finish(answer).status_code for answer in answers] == [200, 200]
 
 
-def test_put_bundle_with_wait_promises_nothing_after_redis_was_emptied(
+def test_put_bundle_with_wait_stays_202_after_redis_was_emptied(
     api: ApiWithFollower, rowdrop: RowdropHarness, redis: "Redis"
 ) -> None:
     """The marks of the users are lost: only a sweep finds that they are not published."""

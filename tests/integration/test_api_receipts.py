@@ -492,7 +492,7 @@ def test_receipts_show_names_without_encoding(redis: "Redis") -> None:
     assert [each.csv_source for each in receipts.read_user("1")[0]] == ["bundle.zip#?/1.csv"]
 
 
-def test_time_of_a_read_stays_for_the_receipt_of_its_result(redis: "Redis") -> None:
+def test_receipts_keep_time_of_read_until_publish(redis: "Redis") -> None:
     """A file that is dropped while a publish is running is read before that publish ends."""
     receipts = Receipts(redis)
     receipts.record_reads(["0001", "0002"])

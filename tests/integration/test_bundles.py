@@ -794,7 +794,7 @@ def create_lookup(
     return lookup, output.keys
 
 
-def test_bundle_lookup_loads_each_index_once_for_users_of_no_bundle(
+def test_bundle_lookup_loads_each_index_once_for_unknown_users(
     rowdrop: RowdropHarness,
 ) -> None:
     """Indexes above the size of the cache must not be read again for every user."""

@@ -206,7 +206,7 @@ def test_loader_continues_past_what_it_cannot_read(
     ]
 
 
-def test_loader_follows_no_link_and_waits_for_no_pipe_of_another_user(
+def test_loader_skips_files_replaced_by_links_and_pipes(
     rowdrop: RowdropHarness, tmp_path: Path
 ) -> None:
     """A file in a shared folder may be replaced while others are loaded."""

@@ -188,7 +188,7 @@ def test_silent_changes_with_a_known_cause_keep_the_interval(
     assert count_down(rowdrop) == 0
 
 
-def test_silent_changes_are_counted_after_a_sweep_with_a_known_cause(
+def test_silent_changes_are_counted_after_sweep_with_known_cause(
     rowdrop: RowdropHarness,
 ) -> None:
     """A loss signal in between neither ends nor shortens the frequent sweeps."""
@@ -254,7 +254,7 @@ def test_silent_changes_of_copied_images_count(settings: Settings) -> None:
     copying.close()
 
 
-def test_silent_changes_of_copied_images_exclude_users_of_dirty_bundles(settings: Settings) -> None:
+def test_silent_changes_of_images_exclude_users_of_dirty_bundles(settings: Settings) -> None:
     """A worker has made the new version of a bundle visible, and then marks its users."""
     copying = RowdropHarness(replace(settings, copy_images=True))
     copying.source.put("u.zip", make_zip({"1.csv": make_csv(), "1.png": b"old"}))

@@ -246,7 +246,7 @@ def test_captured_state_3_has_every_old_key() -> None:
     assert others - set(KEYS_OF_VERSION_2) <= unchanged
 
 
-def test_upgrade_of_version_2_leaves_right_rows_after_one_sweep(
+def test_upgrade_of_version_2_is_complete_after_one_sweep(
     upgraded: RowdropHarness,
     captured_state_3: CapturedState,
     redis: "Redis",
@@ -305,7 +305,7 @@ def test_upgrade_repeats_what_process_of_version_2_does_later(
     assert upgraded.read_rows()["drift"].first_name == "Late"
 
 
-def test_upgrade_after_return_to_version_2_publishes_no_older_result(
+def test_upgrade_after_return_to_version_2_publishes_newest_result(
     upgraded: RowdropHarness, captured_state_3: CapturedState, redis: "Redis"
 ) -> None:
     """This release leaves a pending result; release 0.3 publishes newer ones; this one returns."""

@@ -440,7 +440,7 @@ def test_selected_members_prefer_top_then_first_by_path(
     assert (numbers["1.csv"], found) == (number, others)
 
 
-def test_selected_members_keep_later_version_of_path_in_any_order() -> None:
+def test_selected_members_keep_later_version_in_any_order() -> None:
     """Hard links are read last, although a later member may have the same path."""
     selected = SelectedMembers()
     newer = MemberName(7, "1.csv")

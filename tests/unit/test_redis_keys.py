@@ -59,7 +59,7 @@ def test_keys_of_the_version_before_are_listed() -> None:
     assert vars(schema_upgrade)[f"KEYS_OF_VERSION_{int(STATE_VERSION) - 1}"]
 
 
-def test_results_in_redis_have_the_form_of_this_state_version() -> None:
+def test_results_have_form_of_this_state_version() -> None:
     """If this fails, raise `STATE_VERSION`: docs/architecture.md says how."""
     version = CsvVersion("1.csv", "e", 7)
     row = ReadResult("1", ValidCsv(version, Person("Ann", "Lee", 5)), "1.png")

@@ -95,7 +95,7 @@ def test_rejects_csv_decodes_encoded_rejects(rejects: list[Reject]) -> None:
     ],
     ids=lambda folder: ascii(folder[:12]),
 )
-def test_rejects_csv_has_one_line_for_any_path_of_member(folder: str) -> None:
+def test_rejects_csv_has_one_line_for_any_path(folder: str) -> None:
     """No folder in a bundle hides a reject, or adds one of another user."""
     reject = replace(make_reject("7"), key=format_member_source("b.zip", f"{folder}/7.csv"))
     body = encode_rejects([reject])

@@ -40,7 +40,7 @@ def test_parse_person_ignores_end_mark(end: str, encoding: str) -> None:
     assert parse_person(text.encode(encoding)) == make_person()
 
 
-def test_parse_person_ignores_end_mark_of_one_byte_in_utf16() -> None:
+def test_parse_person_ignores_single_end_mark_byte_in_utf16() -> None:
     assert parse_person(make_csv_body(encoding="utf-16") + b"\x1a") == make_person()
 
 
