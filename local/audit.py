@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from local.minio_build import MINIO_MODULE_VERSION
-from shared.counts import format_count
+from shared.text import format_count
 
 ROOT = Path(__file__).parent.parent
 EXIT_VULNERABLE = 1

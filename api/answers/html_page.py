@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from api.query.links import build_path
 from api.query.row_query import RowQuery
-from shared.counts import format_count
 from shared.formats.records import COLUMNS, Column, Filter, get_title
+from shared.text import format_count
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --line: #8884; --quiet: #888; --link: #06c; }

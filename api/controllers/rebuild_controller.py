@@ -13,7 +13,7 @@ from api.web.problems import build_rebuild_failed_problem, build_task_lost_probl
 from api.web.thread_pool import ThreadPool
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.unpacks import UnpackStatus
-from shared.times import format_time
+from shared.text import format_time
 
 NO_USERS = "no file in this bundle is a user's: it makes no rows"
 

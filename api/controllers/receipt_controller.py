@@ -24,7 +24,7 @@ from shared.formats.source_keys import (
 )
 from shared.object_store import ObjectInfo
 from shared.progress.receipts import Receipt
-from shared.times import format_time
+from shared.text import format_time
 
 NOT_READ = "not read yet; if no event names it, the next sweep does"
 

@@ -39,7 +39,7 @@ from shared.formats.source_keys import (
     make_file_path,
 )
 from shared.object_store import ObjectInfo, ObjectNotFound
-from shared.times import format_time
+from shared.text import format_time
 
 MAX_CSV_BYTES = 1_000_000
 """Limit of `PUT`. The pipeline would reject a larger CSV."""

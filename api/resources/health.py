@@ -18,9 +18,8 @@ from api.query.parameters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool
-from shared.counts import format_count
 from shared.progress.pipeline_status import PipelineStatus
-from shared.times import format_time
+from shared.text import format_count, format_time
 
 MAX_SNAPSHOT_AGE_S = 15.0
 """Seconds without a check of output.csv, or without a response of Redis, until it is an outage."""

@@ -16,7 +16,7 @@ from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
 from shared.progress.sweep_record import FinishedSweep, SweepRecord
 from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, UnpackStatus, select_visible
-from shared.times import format_time
+from shared.text import format_time
 
 _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 

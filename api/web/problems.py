@@ -11,7 +11,7 @@ from typing import Any
 import falcon
 
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
-from shared.counts import format_count
+from shared.text import format_count
 
 RETRY_AFTER_S = 2
 """Seconds after which a client may retry a request that was refused with a 503."""

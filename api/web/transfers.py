@@ -21,7 +21,6 @@ from falcon.asgi import Request, Response
 from api.web.conditional import apply_etag
 from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
-from shared.counts import format_count
 from shared.formats.source_keys import is_valid_key
 from shared.object_store import (
     FileStore,
@@ -33,6 +32,7 @@ from shared.object_store import (
     Segment,
     StoreUnavailable,
 )
+from shared.text import format_count
 
 SEGMENT_BYTES = 1 << 20
 """Size in bytes of the pieces in which an object is read."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shared.formats.records import Reject
 from shared.formats.source_keys import make_csv_key, make_file_path, parse_bundle_id
 from shared.progress.pipeline_status import PipelineIssue, PipelineStatus
-from shared.times import format_time
+from shared.text import format_time
 
 if TYPE_CHECKING:
     from shared.suspicious import SuspiciousRow, SuspiciousRows

@@ -29,7 +29,7 @@ from shared.redis_keys import (
     TRUST_STATE,
 )
 from shared.scripts import decode_optional, decode_record, decode_text, parse_time, read_script
-from shared.times import format_time
+from shared.text import format_time
 
 STATUS_TTL_S = 60
 """TTL in seconds of conditions that `/health/ready` reports."""

@@ -27,7 +27,7 @@ from shared.progress.receipts import (
 from shared.redis_keys import CHANGE_VERSIONS, READ_TIMES, RECEIPT_TIMES, RECEIPTS
 from shared.s3.files import open_file_store
 from shared.settings import Settings
-from shared.times import format_time
+from shared.text import format_time
 from tests.api_parts import ApiClient, make_dependencies
 from tests.api_process import wait_until
 from tests.archives import make_zip

@@ -17,7 +17,7 @@ MAX_PUBLIC_METHODS = 15
 MAX_ARGUMENTS = 5
 MIN_PACKAGE_FILES = 4
 MAX_PACKAGE_FILES = 9
-MAX_TOP_ENTRIES = {"worker": 16, "api": 12}
+MAX_TOP_ENTRIES = {"worker": 16, "api": 12, "shared": 17}
 
 
 class ClassSize(NamedTuple):
@@ -133,7 +133,7 @@ def test_packages_have_four_to_nine_files() -> None:
     assert {package for package, count in counts.items() if count not in allowed} == set()
 
 
-# shared/ has 11 entries and needs no limit; local/ is one flat folder of 20 modules.
+# local/ is one flat folder of 20 modules.
 @pytest.mark.parametrize("folder", MAX_TOP_ENTRIES)
 def test_folders_have_few_entries(folder: str) -> None:
     entries = [path.name for path in (ROOT / folder).iterdir() if path.name != "__pycache__"]

@@ -24,9 +24,9 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from local.configuration import build_configuration, save_settings_of_run
 from local.locks import try_lock_file
-from shared.counts import format_count
 from shared.object_store import StoreUnavailable
 from shared.settings import Settings
+from shared.text import format_count
 from worker.commands.cli.main import rowdrop
 from worker.commands.cli.report_commands import format_status
 from worker.commands.cli.settings_discovery import (

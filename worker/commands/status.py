@@ -25,7 +25,7 @@ from shared.progress.pipeline_status import (
 )
 from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, select_visible
 from shared.task_queue import BULK_QUEUE, EVENTS_QUEUE
-from shared.times import format_time
+from shared.text import format_time
 from worker.services.server_errors import describe_cause
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from shared.counts import format_count
+from shared.text import format_count
 
 
 class ProgressBar:

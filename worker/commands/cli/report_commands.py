@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from shared.counts import format_count
 from shared.csv_reader.decoding import excerpt
 from shared.formats.source_keys import MAX_KEY_BYTES
+from shared.text import format_count
 from worker.commands.cli.exit_codes import (
     exit_with_attention,
     json_option,

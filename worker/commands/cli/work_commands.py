@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from shared.counts import format_count
 from shared.formats.source_keys import make_printable_path
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
 from shared.progress.sweep_record import SweepRecord
-from shared.times import format_time
+from shared.text import format_count, format_time
 from worker.commands.bulk_work import (
     RecordLost,
     read_rebuild,
