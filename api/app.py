@@ -39,6 +39,7 @@ from api.resources.stats import StatsResource
 from api.resources.tasks import TasksResource
 from api.snapshot.changes import ChangeFeed
 from api.snapshot.view import View, ViewProvider
+from api.web.bodies import BodyReader, encode_json
 from api.web.error_handlers import (
     handle_invalid_parameter,
     handle_redis_outage,
@@ -46,7 +47,6 @@ from api.web.error_handlers import (
     handle_unexpected_error,
     serialize_problem,
 )
-from api.web.json_body import BodyReader, encode_json
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable

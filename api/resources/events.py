@@ -5,7 +5,7 @@ from falcon.asgi import Request, Response
 
 from api.controllers.event_controller import EventController
 from api.query.parameters import parse_single_values
-from api.web.json_body import BodyReader
+from api.web.bodies import BodyReader
 
 
 class EventsResource:

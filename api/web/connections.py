@@ -25,7 +25,7 @@ from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, unquote_to_bytes
 
-from api.web.json_body import encode_json
+from api.web.bodies import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
 from api.web.problems import build_plain_body
 

@@ -7,7 +7,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.query.parameters import InvalidParameter
-from api.web.json_body import encode_json
+from api.web.bodies import encode_json
 from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
 from api.web.problems import Problem, build_plain_body, build_unavailable_problem
 

@@ -18,8 +18,9 @@ from urllib.parse import quote
 import falcon
 from falcon.asgi import Request, Response
 
+from api.web.bodies import ByteBudget
 from api.web.conditional import apply_etag
-from api.web.problems import Problem, build_too_large_problem, build_unavailable_problem
+from api.web.problems import Problem
 from api.web.thread_pool import STORE_THREADS, ThreadPool
 from shared.formats.source_keys import is_valid_key
 from shared.object_store import (
@@ -90,8 +91,8 @@ class Transfers:
         # A download that has started is not refused: it waits for the others.
         self._download_pool = ThreadPool("download", STORE_THREADS, RECEIVE_S, MAX_DOWNLOADS)
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
-        self._bodies = _ByteBudget(MAX_BUFFERED_BODY_BYTES)
-        self._forms = _ByteBudget(MAX_BUFFERED_FORM_BYTES)
+        self._bodies = ByteBudget(MAX_BUFFERED_BODY_BYTES)
+        self._forms = ByteBudget(MAX_BUFFERED_FORM_BYTES)
         self._parsed: dict[str, tuple[str, object]] = {}
         self._parse_lock = threading.Lock()
 
@@ -284,50 +285,6 @@ class Transfers:
         return await self._upload_pool.run(lambda: self._store.upload(key, reader, length))
 
 
-class _ByteBudget:
-    """The received bytes that one process may hold, in total `max_bytes`."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-
-    @contextmanager
-    def hold(self) -> Iterator["_HeldBytes"]:
-        """Count what is received in this block until its end."""
-        held = _HeldBytes(self)
-        try:
-            yield held
-        finally:
-            self._held_bytes -= held.count
-
-    def take(self, count: int) -> None:
-        """Count more bytes. Raises a 503 if they are too many."""
-        self._held_bytes += count
-        if self._held_bytes > self._max_bytes:
-            detail = "This process already receives too many files; retry."
-            raise build_unavailable_problem(detail)
-
-
-class _HeldBytes:
-    """The bytes of one request that count in a budget."""
-
-    def __init__(self, budget: _ByteBudget) -> None:
-        self._budget = budget
-        self.count = 0
-
-    async def receive(self, body: "_RequestBody", max_bytes: int) -> bytearray:
-        """Return a whole body. Raises a 413 above `max_bytes`, and a 503 above the budget."""
-        received = bytearray()
-        # The budget counts received bytes: an announced length costs nothing.
-        while chunk := await body.read_chunk():
-            received += chunk
-            self.count += len(chunk)
-            self._budget.take(len(chunk))
-            if len(received) > max_bytes:
-                raise build_too_large_problem(len(received), max_bytes)
-        return received
-
-
 def _build_form_problem(what: str) -> falcon.HTTPError:
     detail = f"The form has {what}; nothing was stored."
     return falcon.HTTPBadRequest(description=detail)
@@ -366,6 +323,17 @@ class _RequestBody:
         """
         async with asyncio.timeout_at(min(self._deadline, self._loop.time() + RECEIVE_S)):
             return await anext(self._chunks, b"")
+
+    def __aiter__(self) -> "_RequestBody":
+        """Iterate over the chunks."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk."""
+        chunk = await self.read_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
 
 class _BlockingReader:

@@ -1,4 +1,4 @@
-"""Tests of `api.web.json_body.BodyReader`: its limits of bytes and time."""
+"""Tests of `api.web.bodies.BodyReader`: its limits of bytes and time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 import pytest
 
-from api.web.json_body import MAX_BODY_BYTES, MAX_BUFFERED_BYTES, BodyReader
+from api.web.bodies import MAX_BODY_BYTES, MAX_BUFFERED_BYTES, BodyReader
 from api.web.problems import Problem
 
 

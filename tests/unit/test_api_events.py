@@ -21,7 +21,7 @@ from api.access.cross_site import CrossSiteMiddleware
 from api.access.failure_limiter import MAX_FAILURES, FailureLimiter
 from api.app import create_app
 from api.controllers.event_controller import MAX_EVENTS, MAX_WAITING_EVENTS, EventController
-from api.web.json_body import MAX_BODY_BYTES
+from api.web.bodies import MAX_BODY_BYTES
 from api.web.thread_pool import ThreadPool
 from local.ports import find_free_port
 from shared.formats.events import Event, decode_entry
