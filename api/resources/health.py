@@ -27,7 +27,7 @@ MAX_PUBLISH_DELAY_S = 60.0
 """Seconds that events or changes may wait."""
 MAX_SUSPECT_S = 60.0
 """Seconds that a possible loss may wait for the sweep that verifies it."""
-MAX_COUNT_S = 0.5
+SUSPICIOUS_COUNT_TIMEOUT_S = 0.5
 """Seconds that a request may wait for the number of suspicious rows."""
 NO_METRICS_WARNING = (
     "lost events cannot be detected, because MinIO's metrics are not accessible: "
@@ -117,7 +117,7 @@ class ReadyResource:
             return table.suspicious_rows.entry_count
         # Readiness must not wait for requests that compute much: a later request has the number.
         with suppress(TimeoutError, Problem):
-            async with asyncio.timeout(MAX_COUNT_S):
+            async with asyncio.timeout(SUSPICIOUS_COUNT_TIMEOUT_S):
                 rows = await self._compute_pool.run(lambda: table.suspicious_rows)
                 return rows.entry_count
         return None

@@ -14,7 +14,7 @@ MAX_BODY_BYTES = 1 << 20
 """Limit of a body that is received as a whole."""
 MAX_BUFFERED_BYTES = 16 << 20
 """Limit of the bytes of bodies that one process has received so far and not processed yet."""
-RECEIVE_S = 10.0
+BODY_TIMEOUT_S = 10.0
 """Timeout in seconds for the whole body."""
 
 
@@ -73,10 +73,10 @@ class HeldBytes:
 
 
 class BodyReader:
-    """Receives bodies as a whole, each within `receive_s` seconds and the limits of this module."""
+    """Receives bodies as a whole, each within `timeout_s` seconds and the limits of this module."""
 
-    def __init__(self, receive_s: float = RECEIVE_S) -> None:
-        self._receive_s = receive_s
+    def __init__(self, timeout_s: float = BODY_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._budget = ByteBudget(MAX_BUFFERED_BYTES)
 
     async def read(self, request: Request) -> bytes:
@@ -86,7 +86,7 @@ class BodyReader:
             raise build_too_large_problem(length, MAX_BODY_BYTES, "body")
         try:
             with self._budget.hold() as held:
-                async with asyncio.timeout(self._receive_s):
+                async with asyncio.timeout(self._timeout_s):
                     body = await held.receive(request.stream, MAX_BODY_BYTES, "body")
         except TimeoutError:
             detail = "The body did not arrive before the timeout; nothing was done."

@@ -33,14 +33,14 @@ MAX_CONNECTIONS = 500
 """Per process. One more connection replaces the one that has been waiting longest."""
 BACKLOG = 1024
 """Connections that the kernel holds until a process accepts them; asyncio sets 100."""
-REQUEST_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
 """Timeout in seconds from the connection to the complete first head."""
 MAX_HEAD_BYTES = 32_768
 RECEIVE_BYTES = 65_536
 """Size in bytes of the buffer that receives from all connections."""
 MAX_UNREAD_BYTES = 65_536
 """Received bytes of one connection that the application has not read. More stay in the kernel."""
-SEND_S = 20.0
+SEND_TIMEOUT_S = 20.0
 """Timeout in seconds of a client that does not read."""
 LINGER_S = 2.0
 """Seconds in which the input of a closed connection is discarded."""
@@ -341,7 +341,7 @@ class _Connection(asyncio.BufferedProtocol):
     def check_deadlines(self, now: float, is_stopping: bool) -> None:
         """Close the connection if the client is too slow, or if the process stops."""
         if self._closed_since is not None:
-            timeout_s = SEND_S if self._transport.get_write_buffer_size() else LINGER_S
+            timeout_s = SEND_TIMEOUT_S if self._transport.get_write_buffer_size() else LINGER_S
             if now - self._closed_since > timeout_s:
                 self.abort()
         elif self.paused_since < math.inf:
@@ -349,14 +349,14 @@ class _Connection(asyncio.BufferedProtocol):
             if unsent_bytes != self._unsent_bytes:
                 self._unsent_bytes = unsent_bytes
                 self.paused_since = now
-            elif now - self.paused_since > SEND_S:
+            elif now - self.paused_since > SEND_TIMEOUT_S:
                 self.abort()
         elif self._eof_at < math.inf:
             self._check_half_closed(now)
         elif is_stopping:
             if not self.is_busy and now - self._received_at > CHECK_INTERVAL_S:
                 self.abort()
-        elif not self._is_head_complete and now - self._opened_at > REQUEST_S:
+        elif not self._is_head_complete and now - self._opened_at > REQUEST_TIMEOUT_S:
             if self._head:
                 self.refuse(408)
             else:

@@ -48,10 +48,10 @@ MAX_LARGE_UPLOADS = 16
 """Concurrent uploads of more than `SEGMENT_BYTES` in one process; each holds a thread."""
 MAX_DOWNLOADS = 500
 """Downloads of more than `SEGMENT_BYTES` that may wait for a thread in one process."""
-RECEIVE_S = 10.0
+CHUNK_TIMEOUT_S = 10.0
 """Timeout in seconds for the next bytes, from a client and from the store."""
-BODY_S = 20.0
-"""Timeout in seconds for a whole body, in addition to its length divided by `MIN_BYTES_PER_S`."""
+MIN_BODY_TIMEOUT_S = 20.0
+"""Timeout in seconds for an empty body. One with bytes has more: see `compute_body_timeout_s`."""
 MIN_BYTES_PER_S = 20_000
 UPLOAD_WAIT_S = 0.25
 """Seconds that a large upload waits for a thread."""
@@ -89,7 +89,7 @@ class Transfers:
         self._open_store = open_store
         self._store_pool = store_pool
         # A download that has started is not refused: it waits for the others.
-        self._download_pool = ThreadPool("download", STORE_THREADS, RECEIVE_S, MAX_DOWNLOADS)
+        self._download_pool = ThreadPool("download", STORE_THREADS, CHUNK_TIMEOUT_S, MAX_DOWNLOADS)
         self._upload_pool = ThreadPool("upload", MAX_LARGE_UPLOADS, UPLOAD_WAIT_S)
         self._bodies = ByteBudget(MAX_BUFFERED_BODY_BYTES)
         self._forms = ByteBudget(MAX_BUFFERED_FORM_BYTES)
@@ -292,7 +292,7 @@ def _build_form_problem(what: str) -> falcon.HTTPError:
 
 def compute_body_timeout_s(length: int) -> float:
     """Return the seconds in which a body of `length` bytes must arrive."""
-    return BODY_S + length / MIN_BYTES_PER_S
+    return MIN_BODY_TIMEOUT_S + length / MIN_BYTES_PER_S
 
 
 @contextmanager
@@ -319,9 +319,9 @@ class _RequestBody:
     async def read_chunk(self) -> bytes:
         """Return the next bytes, or none at the end.
 
-        Raises `TimeoutError` after `RECEIVE_S`, or at the deadline of the whole body.
+        Raises `TimeoutError` after `CHUNK_TIMEOUT_S`, or at the deadline of the whole body.
         """
-        async with asyncio.timeout_at(min(self._deadline, self._loop.time() + RECEIVE_S)):
+        async with asyncio.timeout_at(min(self._deadline, self._loop.time() + CHUNK_TIMEOUT_S)):
             return await anext(self._chunks, b"")
 
     def __aiter__(self) -> "_RequestBody":

@@ -2,7 +2,7 @@
 
 import socket
 
-from api.web.connections import REQUEST_S
+from api.web.connections import REQUEST_TIMEOUT_S
 from tests.api_process import ApiEnvironment, ApiProcess
 
 LOCAL = b"Host: localhost\r\n"
@@ -53,7 +53,7 @@ CASES = {
 
 def exchange(api: ApiProcess, head: bytes) -> bytes:
     """Return the head of the answer."""
-    with socket.create_connection(("127.0.0.1", api.port), REQUEST_S / 2) as client:
+    with socket.create_connection(("127.0.0.1", api.port), REQUEST_TIMEOUT_S / 2) as client:
         client.sendall(head + b"\r\n")
         received = b""
         while b"\r\n\r\n" not in received:

@@ -15,7 +15,7 @@ from typing import cast
 import psutil
 import yaml
 
-from api.web.connections import REQUEST_S, SEND_S
+from api.web.connections import REQUEST_TIMEOUT_S, SEND_TIMEOUT_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ROOT, ApiEnvironment, wait_until
 
@@ -133,7 +133,7 @@ def send_concurrently(
             client.connect(("127.0.0.1", api_environment.api.port))
             client.setblocking(False)
             selector.register(client, selectors.EVENT_WRITE, memoryview(request))
-        deadline = time.monotonic() + REQUEST_S
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(1):
                 sender = cast(socket.socket, key.fileobj)
@@ -170,7 +170,7 @@ def test_api_slow_readers_delay_no_client_and_fill_no_log(
     with observe(api_environment) as observer, open_clients(api_environment, [request] * 12):
         wait_until(lambda: count_connections(api_environment) >= 12)
         observer.check_liveness()
-        wait_until(lambda: count_connections(api_environment) < 3, SEND_S + 20)
+        wait_until(lambda: count_connections(api_environment) < 3, SEND_TIMEOUT_S + 20)
     log = api_environment.api.log.read_text().removeprefix(log_before)
     assert len(log.splitlines()) <= 12, log
     assert "Traceback" not in log
@@ -209,6 +209,6 @@ def test_api_slow_clients_fit_into_memory(api_environment: ApiEnvironment) -> No
     assert observer.peak_bytes < read_memory_limit()
     wait_until(
         lambda: measure_memory(api_environment.api.pid) < memory_before + GROWTH_BYTES,
-        SEND_S + 20,
+        SEND_TIMEOUT_S + 20,
     )
     assert "Traceback" not in api_environment.api.log.read_text()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from api.web.connections import MAX_HEAD_BYTES, REQUEST_S
+from api.web.connections import MAX_HEAD_BYTES, REQUEST_TIMEOUT_S
 from shared.formats.output_csv import OUTPUT_HEADER
 from tests.api_process import ApiEnvironment, wait_until
 
@@ -125,7 +125,7 @@ def test_api_server_times_out_unfinished_request(api_environment: ApiEnvironment
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["type"] == "about:blank"
-    assert time.monotonic() - started_at < REQUEST_S + 5
+    assert time.monotonic() - started_at < REQUEST_TIMEOUT_S + 5
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def read(reader: BodyReader, request: Any) -> Any:  # noqa: ANN401
     return reader.read(request)
 
 
-def run_refused(request: RequestStub, receive_s: float = 10) -> int:
+def run_refused(request: RequestStub, timeout_s: float = 10) -> int:
     with pytest.raises(falcon.HTTPError) as refused:
-        asyncio.run(read(BodyReader(receive_s), request))
+        asyncio.run(read(BodyReader(timeout_s), request))
     return refused.value.status_code
 
 
@@ -58,7 +58,7 @@ def test_body_reader_refuses_body_shorter_than_its_length() -> None:
 
 
 def test_body_reader_ends_slow_body() -> None:
-    assert run_refused(RequestStub(b"a", length=3), receive_s=0.01) == 408
+    assert run_refused(RequestStub(b"a", length=3), timeout_s=0.01) == 408
 
 
 def test_body_reader_limits_bytes_of_all_unfinished_bodies() -> None:

@@ -462,12 +462,12 @@ def test_connection_aborts_client_only_without_progress() -> None:
     now = time.monotonic()
     for _ in range(5):
         transport.unsent_bytes -= 1000
-        now += limits.SEND_S + 1
+        now += limits.SEND_TIMEOUT_S + 1
         connection.check_deadlines(now, is_stopping=False)
         assert not transport.is_aborted
-    connection.check_deadlines(now + limits.SEND_S - 1, is_stopping=False)
+    connection.check_deadlines(now + limits.SEND_TIMEOUT_S - 1, is_stopping=False)
     assert not transport.is_aborted
-    connection.check_deadlines(now + limits.SEND_S + 1, is_stopping=False)
+    connection.check_deadlines(now + limits.SEND_TIMEOUT_S + 1, is_stopping=False)
     assert transport.is_aborted
 
 

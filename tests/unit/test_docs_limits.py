@@ -77,11 +77,16 @@ LIMITS = [
     ("docs/decisions/0016-throttle-publishing.md", "LIVE_FRACTION", 0.01, "to {:g} % of the time"),
     ("docs/decisions/0016-throttle-publishing.md", "BULK_FRACTION", 0.01, "to {:g} % for bulk"),
     ("docs/decisions/0020-do-not-poll-output-csv.md", "POLL_INTERVAL_S", 1, "ETag every {:g} s"),
-    ("docs/decisions/0029-no-thread-per-connection.md", "REQUEST_S", 1, "complete within {:g} s"),
+    (
+        "docs/decisions/0029-no-thread-per-connection.md",
+        "REQUEST_TIMEOUT_S",
+        1,
+        "complete within {:g} s",
+    ),
     ("docs/decisions/0029-no-thread-per-connection.md", "MAX_HEAD_BYTES", 1024, "at most {:g} KiB"),
     (
         "docs/decisions/0029-no-thread-per-connection.md",
-        "SEND_S",
+        "SEND_TIMEOUT_S",
         1,
         "within {:g} s is disconnected",
     ),
