@@ -54,7 +54,7 @@ class Filters:
     @property
     def is_active(self) -> bool:
         """Whether any filter is set."""
-        return self != _NO_FILTERS
+        return self != NO_FILTERS
 
     def to_dict(self) -> dict[str, bool | int]:
         """Return the filters that are set, by parameter name."""
@@ -82,7 +82,7 @@ class Filters:
         return mask
 
 
-_NO_FILTERS = Filters()
+NO_FILTERS = Filters()
 _NAMES = tuple(each.name for each in fields(Filters))
 
 

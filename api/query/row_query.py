@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from api.query.filters import FILTER_PARAMETERS, Filters
+from api.query.filters import FILTER_PARAMETERS, NO_FILTERS, Filters
 from api.query.parameters import InvalidParameter, parse_single_values
 from shared.formats.output_csv import OUTPUT_COLUMNS
 
@@ -76,7 +76,6 @@ class Paging:
         return offsets
 
 
-_NO_FILTERS = Filters()
 _NO_PAGING = Paging()
 
 
@@ -87,7 +86,7 @@ class RowQuery:
     Without `search` (None), `sort` or `fields` (empty) that part of the query is not restricted.
     """
 
-    filters: Filters = _NO_FILTERS
+    filters: Filters = NO_FILTERS
     search: str | None = None
     sort: SortOrder = ()
     fields: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from api.web.transfers import (
     format_content_disposition,
     parse_range,
 )
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.source_keys import (
     Bundle,
     IgnoredFile,
@@ -41,8 +42,6 @@ from shared.formats.source_keys import (
 from shared.object_store import ObjectInfo, ObjectNotFound
 from shared.text import format_time
 
-MAX_CSV_BYTES = 1_000_000
-"""Limit of `PUT`. The pipeline would reject a larger CSV."""
 RECEIPT_SUFFIX = "/receipt"
 """The end of the address of a receipt. No user file or bundle has such a name, which is that of an
 object in a folder."""
@@ -232,6 +231,7 @@ def _check_name(name: str) -> None:
 
 
 def _limit_size(name: str, max_upload_bytes: int) -> int:
+    # The pipeline would reject a larger CSV.
     return min(max_upload_bytes, MAX_CSV_BYTES) if name.endswith(".csv") else max_upload_bytes
 
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from api.access.access_rules import AccessRules
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
-from api.resources import files
 from api.resources.image import detect_raster_type
 from api.snapshot.table import EMPTY_TABLE
 from api.snapshot.view import View
 from api.web.transfers import SEGMENT_BYTES
-from shared.csv_reader import reasons
+from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.output_csv import OUTPUT_HEADER
 from shared.formats.source_keys import MAX_FILE_NAME_BYTES, explain_unusable_name
 from shared.tokens import Token, TokenKind
@@ -123,13 +122,9 @@ def test_explain_unusable_name_accepts_only_names_that_fit(name: str) -> None:
         assert len(name.encode()) <= MAX_FILE_NAME_BYTES
 
 
-def test_files_route_limits_equal_pipeline_limits() -> None:
-    assert files.MAX_CSV_BYTES == reasons.MAX_CSV_BYTES
-
-
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("1.csv", files.MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)],
+    [("1.csv", MAX_CSV_BYTES), ("1.png", MAX_UPLOAD_BYTES), ("1.jpeg", MAX_UPLOAD_BYTES)],
 )
 def test_files_route_limits_size_by_kind(service: Service, name: str, limit: int) -> None:
     assert put(service, name, b"x" * limit).status_code == 202
