@@ -1,1 +1,1 @@
-"""From a query and a table to the bytes of a response."""
+"""From a query and a table, or from the status of Rowdrop, to the bytes of a response."""

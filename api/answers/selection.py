@@ -1,4 +1,4 @@
-"""Evaluate a query on a table: which rows it selects, and in which order."""
+"""Find rows of a table: those that a query selects, in its order, or the one of a user."""
 
 from datetime import date
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from api.query.row_query import RowQuery, SortOrder
 from api.snapshot.table import SnapshotTable
+from api.snapshot.view import View
+from api.web.problems import Problem, build_not_ready_problem
 from shared.formats.records import SEARCHED_COLUMNS
 
 _TEXT = pa.large_string()
@@ -24,6 +26,13 @@ class Selection(NamedTuple):
 
     rows: NDArray[np.int64] | None
     total: int
+
+
+class FoundRow(NamedTuple):
+    """A user's row as JSON, and its offset among all rows in the order of the table."""
+
+    json: bytes
+    offset: int
 
 
 def select_rows(table: SnapshotTable, query: RowQuery, today: date) -> Selection:
@@ -86,3 +95,26 @@ def _sort_rows(table: SnapshotTable, sort: SortOrder) -> NDArray[np.int64]:
         sorted_rows = pc.sort_indices(table.columns, sort_keys=keys).to_numpy().astype(np.int64)
         table.cache.put(("order", sort), sorted_rows, sorted_rows.nbytes)
     return sorted_rows
+
+
+def require_row(view: View, user_id: str) -> FoundRow:
+    """Return a user's row.
+
+    Raises a 503 before the first publish, and a 404 without a row, with the reason if it is known.
+    """
+    if view.table is None:
+        raise build_not_ready_problem()
+    row_number = view.table.find_row(user_id)
+    if row_number is None:
+        raise _build_no_user_problem(view, user_id)
+    return FoundRow(view.table.get_row_json(row_number), row_number)
+
+
+def _build_no_user_problem(view: View, user_id: str) -> Problem:
+    """Return a 404 for a user without a row; it contains the reason of a reject."""
+    reject = view.rejects.get(user_id)
+    if reject is None:
+        return Problem("not-found", f"User {user_id[:80]!r} has no row.")
+    position = reject.key if reject.line is None else f"{reject.key}, line {reject.line}"
+    detail = f"User {user_id[:80]!r} has no row: {position}: {reject.reason}"
+    return Problem("not-found", detail)

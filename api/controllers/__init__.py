@@ -1,1 +1,1 @@
-"""What a POST starts in the workers, and how a request waits for it."""
+"""What a request starts in the workers, how it waits for the result, and what became of it."""

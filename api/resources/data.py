@@ -11,8 +11,8 @@ from contextlib import aclosing
 import falcon
 from falcon.asgi import Request, Response, SSEvent
 
-from api.answers.lookup import require_row
 from api.answers.responses import build_rows_answer
+from api.answers.selection import require_row
 from api.answers.table_answers import TableAnswers
 from api.controllers.rebuild_controller import RebuildController
 from api.controllers.receipt_controller import ReceiptController

@@ -13,7 +13,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from api.controllers.metrics import METRICS_TYPE, render_metrics
+from api.answers.metrics import METRICS_TYPE, render_metrics
 from api.query.parameters import parse_single_values
 from api.snapshot.view import View, ViewProvider
 from api.web.problems import Problem

@@ -8,7 +8,7 @@ import json
 
 from falcon.asgi import Request, Response
 
-from api.answers.lookup import require_row
+from api.answers.selection import require_row
 from api.query.parameters import parse_single_values
 from api.snapshot.view import ViewProvider
 from api.web.problems import Problem

@@ -10,7 +10,7 @@ import pytest
 from falcon.testing import ASGIConductor
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.controllers.metrics import render_metrics
+from api.answers.metrics import render_metrics
 from api.resources.health import (
     ReadyResource,
     describe_lasting_status,
