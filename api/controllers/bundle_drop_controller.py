@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from api.access.auth import may_see_quotes
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.controllers.drop_controller import REDIS_UNAVAILABLE, raise_reject
-from api.controllers.rebuild_controller import describe_unpack
+from api.controllers.task_descriptions import describe_unpack
 from api.snapshot.view import ViewProvider
 from api.web.problems import Problem
 from api.web.thread_pool import ThreadPool

@@ -1,21 +1,17 @@
-"""Start rebuilds for POST /data, and report the progress of rebuilds and unpacks."""
+"""Start rebuilds for POST /data, and wait for their results."""
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
 
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
+from api.controllers.task_descriptions import describe_rebuild
 from api.query.wait_query import parse_wait
 from api.web.problems import build_rebuild_failed_problem, build_task_lost_problem
 from api.web.thread_pool import ThreadPool
 from shared.progress.rebuilds import Rebuilds, RebuildStatus
-from shared.progress.unpacks import UnpackStatus
-from shared.text import format_time
-
-NO_USERS = "no file in this bundle is a user's: it makes no rows"
 
 
 class RebuildController:
@@ -99,50 +95,3 @@ def _send_status(status: RebuildStatus, is_visible: bool, response: Response) ->
     elif status.state == "done":
         body["message"] = NOT_YET_VISIBLE
     response.media = body
-
-
-def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
-    """Return the JSON fields of a rebuild's record; times are in ISO 8601 and UTC."""
-    body = {
-        "task_id": status.task_id,
-        "state": status.state,
-        "done": status.done,
-        "total": status.total,
-        "queued_at": format_time(status.queued_at),
-        "started_at": format_time(status.started_at),
-        "finished_at": format_time(status.finished_at),
-    }
-    return body | ({"error": status.error} if status.error else {})
-
-
-def describe_unpack(
-    status: UnpackStatus, rejected: int | None, *, names_members: bool
-) -> dict[str, Any]:
-    """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC.
-
-    `rejected`: the number of its members that are rejects, None if it is not known.
-    `names_members`: with paths and reasons of ignored members, which not everyone may see.
-    """
-    body: dict[str, Any] = {
-        "task_id": status.task_id,
-        "bundle": status.bundle,
-        "state": status.state,
-        "done": status.done,
-        "total": status.total,
-        "users": status.users,
-        "published": status.published,
-        "rejected": rejected,
-        "ignored": status.ignored,
-        "started_at": format_time(status.started_at),
-        "finished_at": format_time(status.finished_at),
-    }
-    if status.error:
-        body["error"] = status.error
-    if status.has_no_users:
-        body["message"] = NO_USERS
-    if names_members:
-        body["ignored_members"] = [
-            {"member": number, "path": path, "reason": reason}
-            for number, path, reason in status.ignored_members
-        ]
-    return body

@@ -9,14 +9,14 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from api.access.auth import may_see_quotes
-from api.controllers.rebuild_controller import RebuildController, describe_rebuild, describe_unpack
+from api.controllers.rebuild_controller import RebuildController
+from api.controllers.task_descriptions import describe_rebuild, describe_sweep, describe_unpack
 from api.query.parameters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
-from shared.progress.sweep_record import FinishedSweep, SweepRecord
+from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, UnpackStatus, select_visible
-from shared.text import format_time
 
 _ACTIVE_STATES = frozenset({"unpacking", "publishing"})
 
@@ -78,7 +78,7 @@ class TasksResource:
         ]
         begun += [(status.started_at, describe_rebuild(status)) for status in ended]
         begun += [
-            (sweep.started_at, _describe_sweep(sweep)) for sweep in self._sweeps.list_history()
+            (sweep.started_at, describe_sweep(sweep)) for sweep in self._sweeps.list_history()
         ]
         begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
         return [*unfinished, *waiting, *(task for _, task in begun)]
@@ -101,14 +101,3 @@ def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapp
     """
     counts = rejects.member_counts
     return {status.task_id: counts.get(status.bundle, 0) for status in select_visible(newest)}
-
-
-def _describe_sweep(sweep: FinishedSweep) -> dict[str, Any]:
-    return {
-        "state": "done",
-        "cause": sweep.cause,
-        "objects": sweep.objects,
-        "marked": sweep.marked,
-        "started_at": format_time(sweep.started_at),
-        "finished_at": format_time(sweep.finished_at),
-    }

@@ -23,7 +23,7 @@ from api.controllers.bundle_drop_controller import (
 )
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.controllers.drop_controller import REDIS_UNAVAILABLE
-from api.controllers.rebuild_controller import NO_USERS
+from api.controllers.task_descriptions import NO_USERS
 from api.snapshot.follower import FollowerConnections, SnapshotPoller
 from api.snapshot.process_registry import ProcessRegistry
 from api.web.thread_pool import ThreadPool
