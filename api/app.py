@@ -50,6 +50,7 @@ from api.web.error_handlers import (
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
+from shared.progress.rebuilds import Rebuilds
 from shared.progress.receipts import Receipt, Receipts
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
@@ -73,6 +74,7 @@ class Dependencies(NamedTuple):
     waiter: CompletionWaiter
     source_transfers: Transfers
     copy_transfers: Transfers
+    rebuilds: Rebuilds
     unpacks: Unpacks
     sweeps: SweepRecord
     receipts: Receipts
@@ -171,7 +173,7 @@ def _add_routes(
     )
     tasks = TasksResource(
         get_view,
-        dependencies.rebuild_controller,
+        dependencies.rebuilds,
         dependencies.unpacks,
         dependencies.sweeps,
         dependencies.redis_pool,

@@ -76,10 +76,11 @@ redis_pool = ThreadPool("Redis", REDIS_THREADS, SERVER_WAIT_S)
 store_pool = ThreadPool("object store", STORE_THREADS, SERVER_WAIT_S)
 connections = Connections()
 waiter = CompletionWaiter(ProcessRegistry(redis_client), MAX_WAITING_REQUESTS, redis_pool)
+rebuilds = Rebuilds(redis_client)
 dependencies = Dependencies(
     get_view=lambda: follower.view,
     rebuild_controller=RebuildController(
-        Rebuilds(redis_client), task_queue.rebuild, waiter, time.time, redis_pool
+        rebuilds, task_queue.rebuild, waiter, time.time, redis_pool
     ),
     refresh_controller=RefreshController(
         RefreshRequests(redis_client), task_queue.refresh_requested, waiter, redis_pool
@@ -98,6 +99,7 @@ dependencies = Dependencies(
         lambda: open_file_store(settings, settings.output_bucket),
         store_pool,
     ),
+    rebuilds=rebuilds,
     unpacks=Unpacks(redis_client),
     sweeps=SweepRecord(redis_client),
     receipts=Receipts(redis_client),

@@ -90,11 +90,10 @@ def make_dependencies(
     tasks = queue or FakeTaskQueue(redis)
     store = files or FakeObjectStore("src-data", clock)
     output = copies or FakeObjectStore("processed-data", clock)
+    rebuilds = Rebuilds(redis)
     return Dependencies(
         get_view=view,
-        rebuild_controller=RebuildController(
-            Rebuilds(redis), tasks.rebuild, waiter, clock, redis_pool
-        ),
+        rebuild_controller=RebuildController(rebuilds, tasks.rebuild, waiter, clock, redis_pool),
         refresh_controller=RefreshController(
             RefreshRequests(redis), tasks.refresh_requested, waiter, redis_pool
         ),
@@ -102,6 +101,7 @@ def make_dependencies(
         waiter=waiter,
         source_transfers=Transfers(store.bucket, lambda: store, redis_pool),
         copy_transfers=Transfers(output.bucket, lambda: output, redis_pool),
+        rebuilds=rebuilds,
         unpacks=Unpacks(redis),
         sweeps=SweepRecord(redis),
         receipts=Receipts(redis),

@@ -53,14 +53,6 @@ class RebuildController:
         if wait_s:
             await self._wait_until_done(task_id, time.monotonic() + wait_s, response)
 
-    def get_status(self, task_id: str) -> RebuildStatus | None:
-        """Return the progress of a rebuild; None if no rebuild has this ID."""
-        return self._rebuilds.status(task_id)
-
-    def list_newest(self) -> list[RebuildStatus]:
-        """Return the running, the queued and the latest rebuilds, the unfinished ones first."""
-        return self._rebuilds.list_newest()
-
     async def _wait_until_done(self, task_id: str, deadline: float, response: Response) -> None:
         with self._waiter.hold_slot() as has_slot:
             if not has_slot:
@@ -77,7 +69,7 @@ class RebuildController:
         _send_status(status, is_visible, response)
 
     async def _require_status(self, task_id: str) -> RebuildStatus:
-        status = await self._redis_pool.run(self.get_status, task_id)
+        status = await self._redis_pool.run(self._rebuilds.status, task_id)
         # A record outlives every wait, so it is missing only if Redis was emptied.
         if status is None:
             raise build_task_lost_problem()

@@ -42,7 +42,7 @@ class ImageResource:
         parse_single_values(request.params, ())
         image_path = json.loads(require_row(self._get_view(), user_id).json)["img_path"]
         if image_path is None:
-            raise _build_no_image_problem(f"The row of {user_id[:80]!r} has no image.")
+            raise Problem("not-found", f"The row of {user_id[:80]!r} has no image.")
         bucket, _, key = image_path.partition("/")
         transfers = self._source_transfers
         if bucket == self._copy_transfers.bucket:
@@ -50,7 +50,7 @@ class ImageResource:
         try:
             first_segment = await transfers.fetch_first_segment(key, request, response)
         except ObjectNotFound:
-            raise _build_no_image_problem(f"{image_path[:300]} no longer exists.") from None
+            raise Problem("not-found", f"{image_path[:300]} no longer exists.") from None
         if first_segment is None:
             return
         media_type = detect_raster_type(first_segment.body)
@@ -75,7 +75,3 @@ def detect_raster_type(head: bytes) -> str | None:
         if head.startswith(signature):
             return media_type
     return None
-
-
-def _build_no_image_problem(detail: str) -> Problem:
-    return Problem("not-found", detail)

@@ -9,12 +9,12 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from api.access.auth import may_see_quotes
-from api.controllers.rebuild_controller import RebuildController
 from api.controllers.task_descriptions import describe_rebuild, describe_sweep, describe_unpack
 from api.query.parameters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
 from api.web.problems import build_no_task_problem
 from api.web.thread_pool import ThreadPool
+from shared.progress.rebuilds import Rebuilds
 from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import MAX_LISTED_BUNDLES, Unpacks, UnpackStatus, select_visible
 
@@ -27,13 +27,13 @@ class TasksResource:
     def __init__(
         self,
         get_view: ViewProvider,
-        controller: RebuildController,
+        rebuilds: Rebuilds,
         unpacks: Unpacks,
         sweeps: SweepRecord,
         redis_pool: ThreadPool,
     ) -> None:
         self._get_view = get_view
-        self._controller = controller
+        self._rebuilds = rebuilds
         self._unpacks = unpacks
         self._sweeps = sweeps
         self._redis_pool = redis_pool
@@ -60,7 +60,7 @@ class TasksResource:
     on_head_task = on_get_task
 
     def _list_tasks(self, rejects: RejectList, names_members: bool) -> list[dict[str, Any]]:
-        rebuilds = self._controller.list_newest()
+        rebuilds = self._rebuilds.list_newest()
         ended = [status for status in rebuilds if status.finished_at is not None]
         unfinished = [describe_rebuild(status) for status in rebuilds if status not in ended]
         newest = self._unpacks.list_newest(MAX_LISTED_BUNDLES)
@@ -84,7 +84,7 @@ class TasksResource:
         return [*unfinished, *waiting, *(task for _, task in begun)]
 
     def _find_task(self, task_id: str, rejects: RejectList, names_members: bool) -> dict[str, Any]:
-        rebuild = self._controller.get_status(task_id)
+        rebuild = self._rebuilds.status(task_id)
         if rebuild is not None:
             return describe_rebuild(rebuild)
         unpack = self._unpacks.status(task_id)
