@@ -5,7 +5,7 @@ All dependencies are arguments. `api.asgi` reads the environment and creates the
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import falcon
 import falcon.asgi
@@ -56,6 +56,8 @@ from shared.progress.sweep_record import SweepRecord
 from shared.progress.unpacks import Unpacks
 from shared.settings import PageLink
 
+_App: TypeAlias = "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]"
+
 
 class Dependencies(NamedTuple):
     """The dependencies of the routes.
@@ -91,7 +93,7 @@ def create_app(
     cross_site: CrossSiteMiddleware,
     auth: AuthMiddleware,
     clock: Callable[[], float] = time.time,
-) -> "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]":
+) -> _App:
     """Return the ASGI application; `clock` returns Unix seconds."""
     app = falcon.asgi.App()
     # The order matters: a request of another site is refused before its token is checked.
@@ -107,7 +109,7 @@ def create_app(
     return app
 
 
-def _add_error_handlers(app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]") -> None:
+def _add_error_handlers(app: _App) -> None:
     app.set_error_serializer(serialize_problem)
     # falcon calls the handler of the most specific class, regardless of this order.
     app.add_error_handler(Exception, handle_unexpected_error)
@@ -117,20 +119,7 @@ def _add_error_handlers(app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.R
     app.add_error_handler(StoreUnavailable, handle_store_outage)
 
 
-def _add_routes(
-    app: "falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]",
-    dependencies: Dependencies,
-    clock: Callable[[], float],
-) -> None:
-    get_view = dependencies.get_view
-    answers = TableAnswers(get_view, clock, dependencies.compute_pool)
-    page_files = load_page_files()
-    app.add_route("/", IndexResource(page_files))
-    app.add_route("/page/{version}/{name}", PageFileResource(page_files))
-    app.add_route("/openapi.json", OpenApiResource(dependencies.page_links))
-    app.add_route("/docs", DocsResource())
-    app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
-
+def _add_routes(app: _App, dependencies: Dependencies, clock: Callable[[], float]) -> None:
     async def read_receipts(user_id: str) -> tuple[list[Receipt], bool]:
         return await dependencies.redis_pool.run(dependencies.receipts.read_user, user_id)
 
@@ -142,12 +131,32 @@ def _add_routes(
         dependencies.redis_pool,
     )
     receipts = ReceiptController(
-        get_view,
+        dependencies.get_view,
         dependencies.source_transfers,
         read_receipts,
         bundles,
         dependencies.compute_pool,
     )
+    _add_description_routes(app, dependencies)
+    _add_row_routes(app, dependencies, receipts, clock)
+    _add_file_routes(app, dependencies, receipts, bundles)
+    _add_pipeline_routes(app, dependencies, clock)
+
+
+def _add_description_routes(app: _App, dependencies: Dependencies) -> None:
+    page_files = load_page_files()
+    app.add_route("/", IndexResource(page_files))
+    app.add_route("/page/{version}/{name}", PageFileResource(page_files))
+    app.add_route("/openapi.json", OpenApiResource(dependencies.page_links))
+    app.add_route("/docs", DocsResource())
+
+
+def _add_row_routes(
+    app: _App, dependencies: Dependencies, receipts: ReceiptController, clock: Callable[[], float]
+) -> None:
+    get_view = dependencies.get_view
+    answers = TableAnswers(get_view, clock, dependencies.compute_pool)
+    app.add_route("/data", DataResource(answers, dependencies.rebuild_controller))
     app.add_route(
         "/data/{user_id}", UserResource(get_view, dependencies.refresh_controller, receipts)
     )
@@ -157,6 +166,12 @@ def _add_routes(
     )
     app.add_route("/changes", ChangesResource(_make_change_feed(dependencies, clock)))
     app.add_route("/stats", StatsResource(answers))
+
+
+def _add_file_routes(
+    app: _App, dependencies: Dependencies, receipts: ReceiptController, bundles: BundleReader
+) -> None:
+    get_view = dependencies.get_view
     app.add_route(
         "/files",
         FilesResource(dependencies.source_transfers, dependencies.max_upload_bytes),
@@ -171,6 +186,10 @@ def _add_routes(
             dependencies.max_upload_bytes,
         ),
     )
+
+
+def _add_pipeline_routes(app: _App, dependencies: Dependencies, clock: Callable[[], float]) -> None:
+    get_view = dependencies.get_view
     tasks = TasksResource(
         get_view,
         dependencies.rebuilds,

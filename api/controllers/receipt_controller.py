@@ -77,27 +77,15 @@ class ReceiptController:
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
-        own = [receipt for receipt in receipts if name in (receipt.csv_source, receipt.image)]
         may_see_past = may_see_quotes(request)
-        if not may_see_past and (info is None or etag not in {None, info.etag}):
-            own = []
+        own = []
+        if may_see_past or (info is not None and etag in {None, info.etag}):
+            own = _select_own_receipts(receipts, name)
         if info is None and not own:
             raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
         wanted_etag = etag or (info.etag if info else None)
-        result = _Result("removed")
-        file = None
-        if info is not None:
-            file = _File(name, info, wanted_etag, source_key)
-            result = file.find_result(view, receipts, is_dirty=is_dirty)
-            if result.name == "row" and user_id is not None:
-                # Finding all suspicious rows of a table takes some ms, once per version.
-                suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
-                if suspicion:
-                    result = _Result("suspicious", suspicion, fields=result.fields)
-            elif result.name == "pending" and isinstance(source_key, Bundle):
-                published_at = await self._bundles.find_published_time(name, wanted_etag)
-                if published_at is not None and published_at < (view.store_polled_at or 0):
-                    result = _Result("unpacked")
+        file = _File(name, info, wanted_etag, source_key) if info else None
+        result = await self._find_result(file, view, receipts, is_dirty=is_dirty)
         if isinstance(source_key, UserFile) and not source_key.is_csv:
             receipt = file.select_image_receipt(own) if file is not None else None
         else:
@@ -114,6 +102,25 @@ class ReceiptController:
             "history": [_describe_history(each, view) for each in own] if may_see_past else [],
         }
         response.set_header("Cache-Control", "no-store")
+
+    async def _find_result(
+        self, file: "_File | None", view: View, receipts: Sequence[Receipt], *, is_dirty: bool
+    ) -> _Result:
+        """Return what became of a file, None for a removed one."""
+        if file is None:
+            return _Result("removed")
+        result = file.find_result(view, receipts, is_dirty=is_dirty)
+        match result.name, file.source_key:
+            case "row", UserFile(user_id, _) if view.table is not None:
+                # Finding all suspicious rows of a table takes some ms, once per version.
+                suspicion = await self._compute_pool.run(find_suspicion, view.table, user_id)
+                if suspicion:
+                    return _Result("suspicious", suspicion, fields=result.fields)
+            case "pending", Bundle():
+                published_at = await self._bundles.find_published_time(file.name, file.etag)
+                if published_at is not None and published_at < (view.store_polled_at or 0):
+                    return _Result("unpacked")
+        return result
 
     async def explain(self, user_id: str) -> dict[str, Any]:
         """Return from which files the row of a user was made, and when; null where unknown."""
@@ -141,34 +148,34 @@ class _File:
         etag: str | None,
         source_key: UserFile | Bundle | IgnoredFile,
     ) -> None:
-        self._name = name
+        self.name = name
+        self.etag = etag
+        self.source_key = source_key
         self._info = info
-        self._etag = etag
-        self._source_key = source_key
 
     def find_result(self, view: View, receipts: Sequence[Receipt], *, is_dirty: bool) -> _Result:
         """Return what became of it."""
-        if self._etag != self._info.etag:
+        if self.etag != self._info.etag:
             return _Result("superseded", "a newer version of the file was dropped")
-        if isinstance(self._source_key, IgnoredFile):
-            return _Result("ignored", self._source_key.reason)
-        if isinstance(self._source_key, Bundle):
+        if isinstance(self.source_key, IgnoredFile):
+            return _Result("ignored", self.source_key.reason)
+        if isinstance(self.source_key, Bundle):
             return self._find_bundle_result(view, is_dirty=is_dirty)
-        reject = view.rejects.get(self._source_key.user_id)
-        row = view.find_row(self._source_key.user_id)
-        if not self._source_key.is_csv:
+        reject = view.rejects.get(self.source_key.user_id)
+        row = view.find_row(self.source_key.user_id)
+        if not self.source_key.is_csv:
             is_read = not is_dirty and any(map(self._was_read_by, receipts[:1]))
             is_served = is_read and _is_visible(receipts[0], view)
             if not (is_served or self._is_read_before(view, is_dirty=is_dirty)):
                 return _Result("pending", NOT_READ)
-            result, reason = find_image_result(self._name, row)
+            result, reason = find_image_result(self.name, row)
             return _Result(result, reason, fields={"row": row})
-        if reject is not None and (reject.key, reject.etag) == (self._name, self._etag):
+        if reject is not None and (reject.key, reject.etag) == (self.name, self.etag):
             fields = {"held": row is not None, "row": row}
             return _Result("rejected", reject.reason, reject.line, fields)
         newest = receipts[0] if receipts else None
         # A reject need not change output.csv: this process serves it if the view has it, see above.
-        valid_version = (self._name, self._etag, None)
+        valid_version = (self.name, self.etag, None)
         if newest and (newest.csv_source, newest.csv_etag, newest.reason) == valid_version:
             is_published = _is_visible(newest, view)
         else:
@@ -182,14 +189,14 @@ class _File:
 
         Receipts have no ETag of an image, so the time of the read decides.
         """
-        if self._etag != self._info.etag:
+        if self.etag != self._info.etag:
             return None
         return next(filter(self._was_read_by, own), None)
 
     def _was_read_by(self, receipt: Receipt) -> bool:
         """Return whether the image existed when the result of this receipt was read."""
         # LastModified is in whole seconds. A result with this image may be read in the same second.
-        margin_s = 0 if receipt.image == self._name else 1
+        margin_s = 0 if receipt.image == self.name else 1
         return (receipt.read_at or 0) > self._info.last_modified + margin_s
 
     def _is_read_before(self, view: View, *, is_dirty: bool) -> bool:
@@ -202,8 +209,8 @@ class _File:
         return not is_dirty and as_of is not None and self._info.last_modified + 1 < as_of
 
     def _find_bundle_result(self, view: View, *, is_dirty: bool) -> _Result:
-        reject = view.rejects.get(make_bundle_id(self._name))
-        if reject is not None and reject.etag == self._etag:
+        reject = view.rejects.get(make_bundle_id(self.name))
+        if reject is not None and reject.etag == self.etag:
             fields = {"held": reject.keeps_bundle_version}
             return _Result("rejected", reject.reason, reject.line, fields)
         if not self._is_read_before(view, is_dirty=is_dirty):
@@ -219,6 +226,11 @@ def _find_user_id(source_key: UserFile | Bundle | IgnoredFile) -> str | None:
             return make_bundle_id(key)
         case _:
             return None
+
+
+def _select_own_receipts(receipts: Sequence[Receipt], name: str) -> list[Receipt]:
+    """Return the receipts of a user or bundle that name this file."""
+    return [receipt for receipt in receipts if name in (receipt.csv_source, receipt.image)]
 
 
 def _select_receipt(own: Sequence[Receipt], name: str, etag: str | None) -> Receipt | None:
