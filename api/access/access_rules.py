@@ -69,8 +69,11 @@ class AccessDecision(NamedTuple):
     actor: str = ""
 
     @property
-    def may_see_quotes(self) -> bool:
-        """Whether answers may quote files. What everyone can read quotes nothing."""
+    def may_see_contents(self) -> bool:
+        """Whether answers may contain what files contain: quotes, paths of members, earlier ETags.
+
+        What everyone can read contains none of these.
+        """
         return self.outcome is AccessOutcome.ALLOWED and self.actor != ANYONE
 
     @property

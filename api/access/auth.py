@@ -141,10 +141,10 @@ class AuthMiddleware:
         return count <= MAX_FAILURES or await self._limiter.delay_response()
 
 
-def may_see_quotes(request: Request) -> bool:
-    """Return whether the answer to this request may quote files of the source bucket."""
+def may_see_contents(request: Request) -> bool:
+    """Return the `AccessDecision.may_see_contents` of this request."""
     decision: AccessDecision | None = getattr(request.context, "access", None)
-    return decision is not None and decision.may_see_quotes
+    return decision is not None and decision.may_see_contents
 
 
 def may_read_without_token(request: Request) -> bool:

@@ -14,7 +14,7 @@ import falcon
 from falcon.asgi import Request, Response
 from redis.exceptions import RedisError
 
-from api.access.auth import may_see_quotes
+from api.access.auth import may_see_contents
 from api.controllers.completion_waiter import NOT_YET_VISIBLE, TOO_MANY_WAITING, CompletionWaiter
 from api.controllers.drop_controller import REDIS_UNAVAILABLE, raise_reject
 from api.controllers.task_descriptions import describe_unpack
@@ -176,8 +176,9 @@ class BundleDropController:
             response.media |= {"result": "superseded", "reason": BUNDLE_REPLACED}
             return
         rejected = view.reject_list.member_counts.get(name, 0)
-        names_members = may_see_quotes(request)
-        response.media |= describe_unpack(status, rejected, names_members=names_members)
+        response.media |= describe_unpack(
+            status, rejected, may_see_contents=may_see_contents(request)
+        )
 
     async def _wait(
         self, name: str, deadline: float

@@ -7,7 +7,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
-from api.access.auth import may_see_quotes
+from api.access import auth
 from api.controllers.bundle_drop_controller import BundleReader, ReceiptReader
 from api.controllers.drop_controller import find_image_result, find_suspicion
 from api.query.file_query import parse_etag
@@ -77,9 +77,9 @@ class ReceiptController:
         view = self._get_view()
         if view.table is None:
             raise build_not_ready_problem()
-        may_see_past = may_see_quotes(request)
+        may_see_contents = auth.may_see_contents(request)
         own = []
-        if may_see_past or (info is not None and etag in {None, info.etag}):
+        if may_see_contents or (info is not None and etag in {None, info.etag}):
             own = _select_own_receipts(receipts, name)
         if info is None and not own:
             raise Problem("not-found", f"The source bucket has no file {name[:300]!r}.")
@@ -99,7 +99,7 @@ class ReceiptController:
             "line": result.line,
             **_describe_times(receipt, view),
             **result.fields,
-            "history": [_describe_history(each, view) for each in own] if may_see_past else [],
+            "history": [_describe_history(each, view) for each in own] if may_see_contents else [],
         }
         response.set_header("Cache-Control", "no-store")
 

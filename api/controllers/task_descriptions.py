@@ -25,12 +25,12 @@ def describe_rebuild(status: RebuildStatus) -> dict[str, Any]:
 
 
 def describe_unpack(
-    status: UnpackStatus, rejected: int | None, *, names_members: bool
+    status: UnpackStatus, rejected: int | None, *, may_see_contents: bool
 ) -> dict[str, Any]:
     """Return the JSON fields of a bundle's unpack record; times are in ISO 8601 and UTC.
 
     `rejected`: the number of its members that are rejects, None if it is not known.
-    `names_members`: with paths and reasons of ignored members, which not everyone may see.
+    `may_see_contents`: with paths and reasons of ignored members.
     """
     body: dict[str, Any] = {
         "task_id": status.task_id,
@@ -49,7 +49,7 @@ def describe_unpack(
         body["error"] = status.error
     if status.has_no_users:
         body["message"] = NO_USERS
-    if names_members:
+    if may_see_contents:
         body["ignored_members"] = [
             {"member": number, "path": path, "reason": reason}
             for number, path, reason in status.ignored_members

@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from api.access.auth import may_see_quotes
+from api.access.auth import may_see_contents
 from api.answers.quotes import QuoteReader
 from api.query.links import build_link_header
 from api.query.parameters import parse_single_values
@@ -50,7 +50,7 @@ class ErrorsResource:
         paging = Paging(limit, requested.offset)
         response.content_type = falcon.MEDIA_JSON
         entries, total = await self._compute_pool.run(_select_page, view, view.table, paging)
-        if may_see_quotes(request) and view.store_error is None:
+        if may_see_contents(request) and view.store_error is None:
             await self._quotes.add_quotes(entries, view.rejects)
         response.data = await self._compute_pool.run(_encode_entries, entries)
         response.set_header("X-Total-Count", str(total))

@@ -8,7 +8,7 @@ from typing import Any
 
 from falcon.asgi import Request, Response
 
-from api.access.auth import may_see_quotes
+from api.access import auth
 from api.controllers.task_descriptions import describe_rebuild, describe_sweep, describe_unpack
 from api.query.parameters import parse_single_values
 from api.snapshot.view import RejectList, ViewProvider
@@ -41,25 +41,25 @@ class TasksResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with what is unfinished, and with the latest of what has ended."""
         parse_single_values(request.params, ())
-        names_members = may_see_quotes(request)
         rejects = self._get_view().reject_list
-        response.media = await self._redis_pool.run(self._list_tasks, rejects, names_members)
+        response.media = await self._redis_pool.run(
+            self._list_tasks, rejects, auth.may_see_contents(request)
+        )
         response.set_header("Cache-Control", "no-store")
 
     async def on_get_task(self, request: Request, response: Response, task_id: str) -> None:
         """Respond with the progress of a rebuild or of an unpack."""
         parse_single_values(request.params, ())
-        names_members = may_see_quotes(request)
         rejects = self._get_view().reject_list
         response.media = await self._redis_pool.run(
-            self._find_task, task_id, rejects, names_members
+            self._find_task, task_id, rejects, auth.may_see_contents(request)
         )
         response.set_header("Cache-Control", "no-store")
 
     on_head = on_get
     on_head_task = on_get_task
 
-    def _list_tasks(self, rejects: RejectList, names_members: bool) -> list[dict[str, Any]]:
+    def _list_tasks(self, rejects: RejectList, may_see_contents: bool) -> list[dict[str, Any]]:
         rebuilds = self._rebuilds.list_newest()
         ended = [status for status in rebuilds if status.finished_at is not None]
         unfinished = [describe_rebuild(status) for status in rebuilds if status not in ended]
@@ -72,7 +72,9 @@ class TasksResource:
         begun = [
             (
                 status.started_at,
-                describe_unpack(status, rejected.get(status.task_id), names_members=names_members),
+                describe_unpack(
+                    status, rejected.get(status.task_id), may_see_contents=may_see_contents
+                ),
             )
             for status in newest
         ]
@@ -83,7 +85,9 @@ class TasksResource:
         begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
         return [*unfinished, *waiting, *(task for _, task in begun)]
 
-    def _find_task(self, task_id: str, rejects: RejectList, names_members: bool) -> dict[str, Any]:
+    def _find_task(
+        self, task_id: str, rejects: RejectList, may_see_contents: bool
+    ) -> dict[str, Any]:
         rebuild = self._rebuilds.status(task_id)
         if rebuild is not None:
             return describe_rebuild(rebuild)
@@ -91,7 +95,7 @@ class TasksResource:
         if unpack is None:
             raise build_no_task_problem(task_id)
         rejected = _count_rejected(self._unpacks.list_newest(MAX_LISTED_BUNDLES), rejects)
-        return describe_unpack(unpack, rejected.get(task_id), names_members=names_members)
+        return describe_unpack(unpack, rejected.get(task_id), may_see_contents=may_see_contents)
 
 
 def _count_rejected(newest: Sequence[UnpackStatus], rejects: RejectList) -> Mapping[str, int]:

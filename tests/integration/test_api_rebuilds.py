@@ -283,9 +283,9 @@ def test_tasks_route_counts_rejects_of_visible_version(
     ]
 
 
-@pytest.mark.parametrize(("is_public", "names_members"), [(False, True), (True, False)])
+@pytest.mark.parametrize(("is_public", "may_see_contents"), [(False, True), (True, False)])
 def test_tasks_route_hides_ignored_members_from_the_public(
-    redis: "Redis", is_public: bool, names_members: bool
+    redis: "Redis", is_public: bool, may_see_contents: bool
 ) -> None:
     """Paths in an archive may be of another system, as lines of a CSV may be."""
     unpacks = Unpacks(redis)
@@ -301,4 +301,4 @@ def test_tasks_route_hides_ignored_members_from_the_public(
     assert (task["ignored"], task["users"]) == (1, 0)
     assert task["message"] == "no file in this bundle is a user's: it makes no rows"
     expected = [{"member": 7, "path": "secret-project/1.CSV", "reason": "rename it to 1.csv"}]
-    assert task.get("ignored_members") == (expected if names_members else None)
+    assert task.get("ignored_members") == (expected if may_see_contents else None)
