@@ -1,4 +1,4 @@
-"""Encode rows as JSON, NDJSON, CSV or Parquet from the buffers that a `Table` caches.
+"""Encode rows as JSON, NDJSON, CSV or Parquet from the buffers of a `SnapshotTable`.
 
 The JSON of each row is encoded once, when the table parses the row.  The functions here only slice
 and join it.

@@ -1,7 +1,7 @@
 """Endpoints `/data`, `/data/{user_id}` and `/changes`.
 
 GET returns the published rows, or the row of one user. POST requests a rebuild of all users, or a
-refresh of one. GET of `/changes` says when to look again.
+refresh of one. GET of `/changes` streams an event when rows or status change.
 """
 
 import json

@@ -162,7 +162,7 @@ def describe_readiness(
 
 
 def describe_lasting_status(view: View, sweep_interval_s: float, now: float) -> dict[str, Any]:
-    """Return the fields of /health/ready that do not change with each look: no ages.
+    """Return the fields of /health/ready that do not change with each request: no ages.
 
     Reasons contain ages, so they have no numbers here.
     """

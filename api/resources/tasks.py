@@ -69,7 +69,7 @@ class TasksResource:
         waiting_keys = [key for key in self._unpacks.list_waiting_bundles() if key not in active]
         waiting = [{"bundle": key, "state": "waiting"} for key in waiting_keys[:MAX_LISTED_BUNDLES]]
         rejected = _count_rejected(newest, rejects)
-        begun = [
+        started = [
             (
                 status.started_at,
                 describe_unpack(
@@ -78,12 +78,12 @@ class TasksResource:
             )
             for status in newest
         ]
-        begun += [(status.started_at, describe_rebuild(status)) for status in ended]
-        begun += [
+        started += [(status.started_at, describe_rebuild(status)) for status in ended]
+        started += [
             (sweep.started_at, describe_sweep(sweep)) for sweep in self._sweeps.list_history()
         ]
-        begun.sort(key=lambda entry: entry[0] or 0, reverse=True)
-        return [*unfinished, *waiting, *(task for _, task in begun)]
+        started.sort(key=lambda entry: entry[0] or 0, reverse=True)
+        return [*unfinished, *waiting, *(task for _, task in started)]
 
     def _find_task(
         self, task_id: str, rejects: RejectList, may_see_contents: bool

@@ -31,7 +31,7 @@ from shared.suspicious import CHECKED_COLUMNS, SuspiciousRows, find_suspicious_r
 _MIN_BULK_LINES = 2000
 """From this number of lines on, parsing by column is faster than parsing line by line."""
 _FRAGMENT_COST_LINES = 15
-"""Handling one more piece costs as much as parsing this many lines."""
+"""Handling one more fragment costs as much as parsing this many lines."""
 
 _encode_string = JSONEncoder(ensure_ascii=False).encode
 
@@ -105,7 +105,7 @@ class SnapshotTable:
         self.birthts = _concatenate([fragment.birthts for fragment in fragments], np.int64)
         self.birthday = _concatenate([fragment.birthday for fragment in fragments], np.int32)
         self.has_image = _concatenate([fragment.has_image for fragment in fragments], np.bool_)
-        self.json = _join_array([fragment.json for fragment in fragments])
+        self.json = _join_array(fragments)
         self._row_starts = _compute_row_starts(fragments, len(self.json))
 
     @property
@@ -120,7 +120,7 @@ class SnapshotTable:
         """
         output = OutputCsv(body)
         changes = list(diff_lines(self._output.body, body, len(OUTPUT_HEADER)))
-        # With too many pieces, parsing the whole file is faster.
+        # With too many fragments, parsing the whole file is faster.
         if len(changes) * _FRAGMENT_COST_LINES > output.row_count:
             changes = [body[len(OUTPUT_HEADER) :]] if output.row_count else []
         fragments = [self._build_fragment(change) for change in changes]
@@ -275,24 +275,24 @@ def _take_rows(column: pa.Array, rows: NDArray[np.int64]) -> tuple[memoryview, N
     return memoryview(buffer or b"")[: int(row_starts[-1])], row_starts
 
 
-def _join_array(fragments: Iterable[bytes | memoryview]) -> bytes:
-    pieces: list[bytes | memoryview] = [b"["]
-    for part in fragments:
-        pieces += part, b",\n"
-    if len(pieces) == 1:
+def _join_array(fragments: Iterable[_Fragment]) -> bytes:
+    texts: list[bytes | memoryview] = [b"["]
+    for fragment in fragments:
+        texts += fragment.json, b",\n"
+    if len(texts) == 1:
         return b"[]\n"
     # As long as a separator, so every row ends two bytes before the next one would start.
-    pieces[-1] = b"]\n"
-    return b"".join(pieces)
+    texts[-1] = b"]\n"
+    return b"".join(texts)
 
 
 def _compute_row_starts(fragments: Iterable[_Fragment], end: int) -> NDArray[np.int64]:
-    """Return the offset of each row in the JSON array of these parts, then that of a next row."""
+    """Return the offset of each row in the JSON array of the fragments, then that of a next row."""
     starts = []
     offset = 1
-    for part in fragments:
-        starts.append(part.row_starts + offset)
-        offset += len(part.json) + 2
+    for fragment in fragments:
+        starts.append(fragment.row_starts + offset)
+        offset += len(fragment.json) + 2
     return np.concatenate([*starts, np.array([end], np.int64)])
 
 

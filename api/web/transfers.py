@@ -1,8 +1,8 @@
 """Transfer objects between a client and a bucket, without local files and in bounded memory.
 
-An object is read in pieces of 1 MiB.  Each piece is a request of its own, which ends before the
-client receives the piece, so no request to the store waits for a slow client.  A body of more than
-1 MiB is streamed to the store, as fast as the store accepts it.
+An object is read in segments of 1 MiB.  Each segment is a request of its own, which ends before
+the client receives the segment, so no request to the store waits for a slow client.  A body of more
+than 1 MiB is streamed to the store, as fast as the store accepts it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from shared.object_store import (
 from shared.text import format_count
 
 SEGMENT_BYTES = 1 << 20
-"""Size in bytes of the pieces in which an object is read."""
+"""Size in bytes of the segments in which an object is read."""
 MAX_OBJECT_BYTES = 64 << 20
 """Size in bytes of the largest object that is read as a whole."""
 MAX_BUFFERED_BODY_BYTES = 32 << 20
@@ -168,7 +168,7 @@ class Transfers:
     async def fetch_first_segment(
         self, key: str, request: Request, response: Response
     ) -> Segment | None:
-        """Return the object's first piece, of at most `SEGMENT_BYTES`.
+        """Return the object's first segment, of at most `SEGMENT_BYTES`.
 
         Returns None if the client has the object already (response 304). Raises `ObjectNotFound`,
         and a 409 `Problem` if the store cannot read the object.
@@ -201,7 +201,7 @@ class Transfers:
     ) -> None:
         """Respond with the bytes `byte_range` of the object.
 
-        `first_segment` is the result of `fetch_first_segment`. Later pieces must have its ETag:
+        `first_segment` is the result of `fetch_first_segment`. Later segments must have its ETag:
         otherwise the transfer is aborted with `StoreUnavailable`.
         """
         if byte_range.stop <= len(first_segment.body):
@@ -215,10 +215,10 @@ class Transfers:
     async def _read_range(
         self, key: str, etag: str, byte_range: ByteRange, chunk: bytes
     ) -> AsyncIterator[bytes]:
-        # Only one piece is in memory: the first one is not referenced while others are sent.
+        # Only one segment is in memory: the first one is not referenced while others are sent.
         start, stop = byte_range
         while start < stop:
-            # A range that begins behind the first piece has none of its bytes.
+            # A range that begins behind the first segment has none of its bytes.
             if not chunk:
                 length = min(stop - start, SEGMENT_BYTES)
                 chunk = await self._fetch_chunk(key, etag, start, length)
@@ -227,7 +227,7 @@ class Transfers:
             chunk = b""
 
     async def _fetch_chunk(self, key: str, etag: str, start: int, length: int) -> bytes:
-        # All pieces must be of one version: a mixture would look like a complete file.
+        # All segments must be of one version: a mixture would look like a complete file.
         try:
             segment = await self._download_pool.run(
                 lambda: self._store.get_segment(key, start, length, if_match=etag)
@@ -352,9 +352,9 @@ class _BlockingReader:
         if not self._chunk:
             read = asyncio.run_coroutine_threadsafe(self._body.read_chunk(), self._loop)
             self._chunk = memoryview(read.result())
-        piece = bytes(self._chunk[:size])
+        read_bytes = bytes(self._chunk[:size])
         self._chunk = self._chunk[size:]
-        return piece
+        return read_bytes
 
 
 def parse_range(request: Request, etag: str, size: int) -> ByteRange | None:
