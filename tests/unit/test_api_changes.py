@@ -120,7 +120,7 @@ def test_streams_end_when_the_process_stops() -> None:
         for stream in streams:
             await anext(stream)
         waiting = [asyncio.ensure_future(anext(stream, "the end")) for stream in streams]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         harness.is_stopping = True
         assert await asyncio.gather(*waiting) == ["the end"] * 3
 

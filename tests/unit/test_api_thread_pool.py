@@ -80,7 +80,7 @@ def test_thread_pool_starts_no_call_before_a_result_arrived() -> None:
 
 def test_thread_pool_passes_cancellation_of_the_request_on() -> None:
     release = threading.Event()
-    pool = ThreadPool("test", 1, 0.05)
+    pool = ThreadPool("test", 1, 60.0, max_queued=1)
 
     async def run() -> None:
         task = asyncio.create_task(pool.run(release.wait, 10))
@@ -88,9 +88,12 @@ def test_thread_pool_passes_cancellation_of_the_request_on() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await expect_busy(pool.run(max, 1, 2))  # the call that was cancelled has the thread
+        queued = asyncio.create_task(pool.run(max, 1, 2))
+        await asyncio.sleep(0)
+        # The call that was cancelled has the thread, so the next one waits and fills the queue.
+        async with asyncio.timeout(5):
+            await expect_busy(pool.run(max, 1, 2))
         release.set()
-        await asyncio.sleep(0.05)
-        assert await pool.run(max, 1, 2) == 2
+        assert await queued == 2
 
     asyncio.run(run())
