@@ -1,10 +1,11 @@
-"""Tests of the size of classes and packages, which read the source.
+"""Tests of the size of classes and packages, and of the scripts of the page, which read the source.
 
 A class with many methods or many constructor arguments does several jobs. A folder with many files
 is an alphabetical list in which the structure cannot be seen.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,12 @@ MAX_ARGUMENTS = 5
 MIN_PACKAGE_FILES = 4
 MAX_PACKAGE_FILES = 9
 MAX_TOP_ENTRIES = {"worker": 16, "api": 12, "shared": 17}
+PAGE = ROOT / "api" / "description" / "page"
+MAX_PAGE_COLUMNS = 100
+MAX_SCRIPT_METHODS = 20
+SCRIPT_CLASS = re.compile(r"^(?:export )?class (\w+).*?^}", re.MULTILINE | re.DOTALL)
+SCRIPT_METHOD = re.compile(r"^  (?:async |get |set |static )*(?!constructor)\w+\(", re.MULTILINE)
+"""All methods, because the scripts mark none as private."""
 
 
 class ClassSize(NamedTuple):
@@ -138,3 +145,27 @@ def test_packages_have_four_to_nine_files() -> None:
 def test_folders_have_few_entries(folder: str) -> None:
     entries = [path.name for path in (ROOT / folder).iterdir() if path.name != "__pycache__"]
     assert len(entries) <= MAX_TOP_ENTRIES[folder]
+
+
+def count_script_methods() -> dict[str, int]:
+    """Return the number of methods of each class of the page, without its constructor."""
+    return {
+        found[1]: len(SCRIPT_METHOD.findall(found[0]))
+        for path in sorted(PAGE.glob("*.js"))
+        for found in SCRIPT_CLASS.finditer(path.read_text(encoding="utf-8"))
+    }
+
+
+def test_page_classes_have_few_methods() -> None:
+    counts = count_script_methods()
+    assert counts["RowPages"] == 12
+    assert {name for name, count in counts.items() if count > MAX_SCRIPT_METHODS} == set()
+
+
+def test_page_lines_are_short() -> None:
+    assert [
+        f"{path.name}:{number}"
+        for path in sorted(PAGE.iterdir())
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > MAX_PAGE_COLUMNS
+    ] == []

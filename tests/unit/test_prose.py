@@ -12,6 +12,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 IDIOMS = [
     line.split("\t")
@@ -20,7 +22,13 @@ IDIOMS = [
 ]
 IDIOM = re.compile("|".join(rf"\b({expression})\b" for expression, _ in IDIOMS), re.IGNORECASE)
 MIN_MESSAGE_WORDS = 3
-COMMENTS = {".lua": re.compile(r"--\s?(.*)"), ".go": re.compile(r"//\s(.*)")}
+SLASH_COMMENTS = re.compile(r"//\s(.*)")
+COMMENTS = {
+    ".lua": re.compile(r"--\s?(.*)"),
+    ".go": SLASH_COMMENTS,
+    ".js": SLASH_COMMENTS,
+    ".css": re.compile(r"/\*\s(.*)"),
+}
 HASH_COMMENTS = re.compile(r"(?:^|\s)#\s(.*)")
 CODE_IN_MARKDOWN = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)\n]*\)", re.DOTALL)
 OWN_FILES = {"tests/unit/test_prose.py", "tests/unit/idioms.txt"}
@@ -45,7 +53,7 @@ def prose_of(name: str) -> Iterator[tuple[int, str]]:
         yield from prose_of_python(path.read_text(encoding="utf-8"))
     elif path.suffix == ".md":
         yield from prose_of_markdown(path.read_text(encoding="utf-8"))
-    elif path.suffix == ".yaml":
+    elif path.suffix in {".yaml", ".html"}:
         yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     elif path.suffix in COMMENTS:
         yield from comments_of(path, COMMENTS[path.suffix])
@@ -112,6 +120,20 @@ print(f'it is {x} anew, meanwhile', 'told')
 """
     matches = [match[0] for _, text in prose_of_python(python) for match in IDIOM.finditer(text)]
     assert matches == ["nobody", "whoever", "anew", "meanwhile"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("page.js", "const address = 'http://nobody'; // of nobody"),
+        ("page.css", ".nobody { margin: 0; } /* of nobody */"),
+        ("page.html", "<p>of nobody</p>"),
+    ],
+)
+def test_prose_counter_reads_files_of_the_page(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    prose = [piece for _, piece in prose_of(str(tmp_path / name))]
+    assert [match[0] for piece in prose for match in IDIOM.finditer(piece)] == ["nobody"]
 
 
 def test_prose_counter_ignores_code_in_markdown() -> None:

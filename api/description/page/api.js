@@ -1,6 +1,6 @@
 // Requests to the API, the token of this session, and what the API says of itself.
 
-import { el, find } from "./dom.js";
+import { el, find, saveBlob, withObjectUrl } from "./dom.js";
 
 const TOKEN_KEY = "rowdrop-token";
 let pendingToken = null;
@@ -30,13 +30,14 @@ export async function readProblem(response) {
   }
 }
 
-// Return the response, whatever its status, or ask for a token and repeat the request.
+// Return the response with any status, or ask for a token and repeat the request.
 export async function send(path, options = {}) {
   for (;;) {
     const used = getToken();
     let response;
     try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization() } });
+      const headers = { ...options.headers, ...authorization() };
+      response = await fetch(path, { ...options, headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new ApiError(0, { detail: "The API does not answer." });
@@ -70,7 +71,8 @@ function showTokenDialog(detail) {
     el("h2", { id: "token-title" }, "This Rowdrop needs a token"),
     el("p", { class: "quiet" }, detail ?? ""),
     el("label", { for: "token" }, "Token", input),
-    el("p", { class: "quiet" }, "It is kept until this tab is closed. ", el("code", {}, "rowdrop credentials --show"), " prints it."),
+    el("p", { class: "quiet" }, "It is kept until this tab is closed. ",
+      el("code", {}, "rowdrop credentials --show"), " prints it."),
     el("p", { class: "buttons" },
       el("button", { class: "primary", value: "ok" }, "Use it"),
       el("button", { value: "", formnovalidate: true }, "Cancel")));
@@ -107,7 +109,8 @@ export async function describeApi() {
     .map(([name, field]) => ({ name, title: field.title, display: field["x-display"] }));
   const parameters = document.paths["/data"].get.parameters;
   const filters = parameters.filter((each) => each["x-filter"])
-    .map((each) => ({ name: each.name, description: each.description, schema: each.schema, ...each["x-filter"] }));
+    .map(({ name, description, schema, "x-filter": filter }) =>
+      ({ name, description, schema, ...filter }));
   const upload = document.paths["/files/{name}"].put;
   return {
     columns,
@@ -128,14 +131,23 @@ const DOTS = new Set([".", ".."]);
 export const rowPath = (key) => `/data/${DOTS.has(key) ? "%2F" : ""}${encodeURIComponent(key)}`;
 export const filePath = (name) => `/files/${encodeURIComponent(name)}`;
 
+// "ada.png" is the image of "ada".
+export function splitName(name) {
+  const index = name.lastIndexOf(".");
+  return [name.slice(0, index), name.slice(index + 1)];
+}
+
+// Request that the files of a user are read again. Return whether it happened within 5 seconds.
+export async function requestRead(key) {
+  const response = await request(`${rowPath(key)}?wait=5`, { method: "POST" });
+  return response.status === 200;
+}
+
 // Save an answer as a file. Without a token the browser follows the link itself.
 export async function download(event, path, name) {
   if (!getToken()) return;
   event.preventDefault();
-  const blob = await (await request(path)).blob();
-  const address = URL.createObjectURL(blob);
-  el("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 60000);
+  saveBlob(await (await request(path)).blob(), name);
 }
 
 // Open an answer in a new tab. Without a token the browser follows the link itself.
@@ -143,7 +155,5 @@ export async function openAnswer(event, path) {
   if (!getToken()) return;
   event.preventDefault();
   const response = await send(path);
-  const address = URL.createObjectURL(await response.blob());
-  window.open(address);
-  setTimeout(() => URL.revokeObjectURL(address), 60000);
+  withObjectUrl(await response.blob(), (address) => window.open(address));
 }

@@ -1,9 +1,14 @@
 // The card of one row: its image, its values, and the files that it comes from.
 
-import { ApiError, filePath, getJson, readProblem, request, rowPath, send } from "./api.js";
-import { ask, attempt, button, el, find, focusHeading, formatDuration, formatTime, formatValue, setText } from "./dom.js";
+import {
+  ApiError, filePath, getJson, readProblem, requestRead, rowPath, send, splitName,
+} from "./api.js";
+import {
+  ask, attempt, button, el, find, focusHeading, formatDuration, formatLine, formatTime, formatValue,
+  setText,
+} from "./dom.js";
+import { chooseFile } from "./dropped_files.js";
 import { showFiles } from "./files.js";
-import { chooseFile, splitName } from "./uploads.js";
 
 export class Detail {
   constructor(api, uploads) {
@@ -34,26 +39,27 @@ export class Detail {
     this.body = el("div", { class: "card-body" }, this.picture, this.fields);
     this.list = el("ul", { class: "list" });
     this.noFiles = el("p", { class: "quiet" });
-    this.story = el("div", {});
+    this.provenance = el("div", {});
     this.error = el("p", { class: "error", role: "alert", hidden: true });
     this.status = el("span", {});
     this.changePicture = button("", () => this.uploadPicture());
-    this.deleteRow = button("Delete this row", () => attempt(this.status, () => this.removeRow()), "small danger");
+    const act = (action, busy) => attempt(this.status, action, busy);
+    this.deleteRow = button("Delete this row", () => act(() => this.removeRow()), "small danger");
     this.asJson = el("a", { class: "button small" }, "As JSON");
     this.actions = el("span", { class: "buttons" }, this.changePicture,
-      button("Read again", () => attempt(this.status, () => this.readAgain(), "Reading …")), this.asJson,
+      button("Read again", () => act(() => this.readAgain(), "Reading …")), this.asJson,
       this.deleteRow);
     this.dialog.replaceChildren(
       el("div", { class: "heading" }, this.title, button("Close", () => this.dialog.close())),
       this.error, this.gone, this.body,
-      el("h3", {}, "Files"), this.list, this.noFiles, this.story,
+      el("h3", {}, "Files"), this.list, this.noFiles, this.provenance,
       el("p", { class: "buttons" }, this.actions, this.status));
   }
 
   async show(row) {
     this.key = row[this.api.key.name];
     setText(this.title, this.key);
-    // What was begun for another row does not end here.
+    // Work that was started for another row must not report here.
     const status = el("span", { class: "quiet", role: "status" });
     this.status.replaceWith(status);
     this.status = status;
@@ -61,7 +67,7 @@ export class Detail {
     this.noFiles.hidden = false;
     this.list.replaceChildren();
     this.deleteRow.hidden = true; // until its files are known
-    this.story.replaceChildren();
+    this.provenance.replaceChildren();
     this.error.hidden = true;
     this.picture.hidden = true;
     this.picture.alt = `Image of ${this.key}`;
@@ -81,7 +87,9 @@ export class Detail {
     const isCurrent = () => this.key === key && this.turn === turn;
     try {
       const response = await send(`${rowPath(key)}?explain=1`);
-      if (!response.ok && response.status !== 404) throw new ApiError(response.status, await readProblem(response));
+      if (!response.ok && response.status !== 404) {
+        throw new ApiError(response.status, await readProblem(response));
+      }
       const { explain, ...row } = response.ok ? await response.json() : {};
       const files = await listFiles(key);
       const csv = explain?.csv ?? `${key}.csv`;
@@ -92,7 +100,7 @@ export class Detail {
       if (response.ok) this.showRow(row);
       else this.showGone(receipt);
       this.showFiles(files, response.ok, explain);
-      this.showStory(explain, receipt);
+      this.showProvenance(explain, receipt);
       if (response.ok) await this.showImage(row, files);
     } catch (error) {
       if (!isCurrent()) return;
@@ -105,10 +113,12 @@ export class Detail {
     this.gone.hidden = true;
     this.body.hidden = false;
     this.actions.hidden = false;
-    this.fields.replaceChildren(...this.api.columns.map((column) => [
-      el("dt", { title: column.description }, column.title),
-      el("dd", { title: column.display === "date" ? String(row[column.name]) : null }, formatValue(row[column.name], column.display) || "–"),
-    ]).flat());
+    const fields = this.api.columns.flatMap(({ name, title, display, description }) => [
+      el("dt", { title: description }, title),
+      el("dd", { title: display === "date" ? String(row[name]) : null },
+        formatValue(row[name], display) || "–"),
+    ]);
+    this.fields.replaceChildren(...fields);
     this.changePicture.hidden = !this.imageColumn;
     if (!this.imageColumn) return;
     const hasImage = Boolean(row[this.imageColumn.name]);
@@ -123,9 +133,12 @@ export class Detail {
     this.body.hidden = true;
     this.actions.hidden = true;
     this.gone.hidden = false;
-    const place = receipt?.line ? `line ${receipt.line}: ` : "";
-    const reason = receipt?.result === "rejected" ? ` ${receipt.name} is rejected: ${place}${receipt.reason}` : "";
-    setText(this.gone, `This row is gone.${reason}`);
+    const parts = ["This row is gone."];
+    if (receipt?.result === "rejected") {
+      const { name, line, reason } = receipt;
+      parts.push(`${name} is rejected: ${formatLine(line)}${reason}`);
+    }
+    setText(this.gone, parts.join(" "));
   }
 
   showFiles(files, isRow, explain) {
@@ -138,18 +151,19 @@ export class Detail {
   }
 
   // From which files the row was made, and when; then earlier versions of its CSV.
-  showStory(explain, receipt) {
+  showProvenance(explain, receipt) {
     const facts = explain ? listFacts(explain) : [];
-    const history = receipt?.history ?? [];
-    // The same version may have been read and published several times.
-    const isSame = (one, other) => one.etag === other.etag && one.image === other.image;
-    const earlier = history.filter((entry, place) =>
-      (place > 0 || !explain) && history.findIndex((each) => isSame(each, entry)) === place);
-    this.story.replaceChildren();
-    if (facts.length) this.story.append(el("h3", {}, "How it came here"), buildFacts(facts));
+    // The newest entry is the row itself, if there is one.
+    const earlier = (receipt?.history ?? []).slice(explain ? 1 : 0);
+    this.provenance.replaceChildren();
+    if (facts.length) {
+      this.provenance.append(el("h3", {}, "Where it came from"), buildFacts(facts));
+    }
     if (!earlier.length) return;
-    this.story.append(el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...earlier.map((entry) =>
-      el("li", {}, `${entry.published_at ? formatTime(entry.published_at) : "At an unknown time"}: ${entry.reason ?? "a valid row"}`))));
+    const items = earlier.map(({ published_at: time, reason }) => el("li", {},
+      `${time ? formatTime(time) : "At an unknown time"}: ${reason ?? "a valid row"}`));
+    this.provenance.append(
+      el("h3", {}, "Earlier versions"), el("ul", { class: "examples" }, ...items));
   }
 
   async showImage(row, files) {
@@ -166,9 +180,9 @@ export class Detail {
 
   // -- actions ---------------------------------------------------------------------------------
   async readAgain() {
-    const response = await request(`${rowPath(this.key)}?wait=5`, { method: "POST" });
+    const isRead = await requestRead(this.key);
     await this.refresh();
-    return response.status === 200 ? "Read just now." : "It will be read soon.";
+    return isRead ? "Read just now." : "It will be read soon.";
   }
 
   async uploadPicture() {
@@ -178,12 +192,16 @@ export class Detail {
     await attempt(this.status, async () => {
       const extension = splitName(file.name)[1].toLowerCase();
       const name = `${key}.${extension}`;
-      if (!file.type.startsWith("image/") || !this.api.fileName.test(name)) throw new Error(`An image of the type ${extension} is not read.`);
+      if (!file.type.startsWith("image/") || !this.api.fileName.test(name)) {
+        throw new Error(`An image of the type ${extension} is not read.`);
+      }
       const own = await listFiles(key);
       const result = await this.uploads.send(file, name);
-      // A picture of another type is another file, and would come back after the deletion of this one.
-      const replaced = own.filter((each) => each.name !== name && splitName(each.name)[1] !== "csv");
-      for (const each of replaced) await this.uploads.deleteFile(each.name);
+      // A picture of another type is another file. It would be shown again after the deletion of
+      // this one.
+      const replaced = own.map((each) => each.name)
+        .filter((each) => each !== name && splitName(each)[1] !== "csv");
+      for (const each of replaced) await this.uploads.deleteFile(each);
       await this.refresh();
       return `Uploaded: ${result}`;
     }, "Uploading …");
@@ -192,7 +210,8 @@ export class Detail {
   async removeRow() {
     const { key } = this;
     const names = (await listFiles(key)).map((file) => file.name);
-    const question = `Its files are deleted: ${names.join(", ")}. This cannot be undone. If a bundle has files of the same name, they count from then on.`;
+    const question = `Its files are deleted: ${names.join(", ")}. This cannot be undone. `
+      + "If a bundle has files of the same name, they count from then on.";
     if (!(await ask(`Delete the row ${key}?`, question, "Delete", "danger"))) return "";
     // The CSV last: after a failure the row is still there, and so is this button.
     names.sort((one, other) => (splitName(one)[1] === "csv") - (splitName(other)[1] === "csv"));
@@ -212,17 +231,22 @@ async function loadReceipt(name) {
   return response.ok ? response.json() : null;
 }
 
-// Where the values of a row without a CSV of its own are from. A member is named "users.zip#ada.csv".
+// Where the values of a row without a CSV of its own are from. A member of a bundle has a name like
+// "users.zip#ada.csv".
 function describeSource(explain) {
   const bundle = explain?.csv?.match(/^.*?\.(zip|tar|tgz|tar\.gz)(?=#)/)?.[0];
   if (bundle) return `Its values are from the bundle ${bundle}.`;
-  return explain?.csv ? "Its CSV is deleted, and the row is about to go." : "Its values are from a bundle.";
+  if (explain?.csv) return "Its CSV is deleted, and the row is about to go.";
+  return "Its values are from a bundle.";
 }
 
 function listFacts(explain) {
   const sources = [explain.csv, explain.image].filter(Boolean).join(", ");
   const facts = sources && !explain.reason ? [["Made from", sources]] : [];
-  if (explain.reason) facts.push(["Held", `its last valid values stay, because ${explain.csv} is rejected: ${explain.reason}`]);
+  if (explain.reason) {
+    const cause = `${explain.csv} is rejected: ${explain.reason}`;
+    facts.push(["Held", `its last valid values stay, because ${cause}`]);
+  }
   facts.push(...listTimes(explain));
   if (explain.is_changing) facts.push(["Now", "a newer result is on the way"]);
   return facts;
@@ -230,13 +254,16 @@ function listFacts(explain) {
 
 // The times of a result; each but the first as the time since the one before.
 function listTimes(result) {
-  const names = { event_at: "Event", read_at: "Read", published_at: "Published", visible_at: "Visible" };
+  const names = {
+    event_at: "Event", read_at: "Read", published_at: "Published", visible_at: "Visible",
+  };
   const facts = [];
   let before = null;
   for (const [name, title] of Object.entries(names)) {
     if (!result[name]) continue;
     const time = new Date(result[name]);
-    facts.push([title, before ? `${formatDuration((time - before) / 1000)} later` : formatTime(result[name])]);
+    const later = before ? `${formatDuration((time - before) / 1000)} later` : null;
+    facts.push([title, later ?? formatTime(result[name])]);
     before = time;
   }
   return facts;

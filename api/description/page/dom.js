@@ -22,8 +22,8 @@ export function button(text, onclick, className = "small") {
   return el("button", { type: "button", class: className, onclick }, text);
 }
 
-// Do what a button says. `status` says `busy` meanwhile, and then what `action` returns, or why it
-// failed.
+// Run the action of a button. `status` shows `busy` while it runs, then what `action` returns, or
+// why it failed.
 export async function attempt(status, action, busy = "") {
   status.classList.remove("error");
   setText(status, busy);
@@ -38,8 +38,10 @@ export async function attempt(status, action, busy = "") {
 // Ask before something is done. Return whether it may be done.
 export function ask(title, text, action, className) {
   const giveFocusBack = rememberFocus(document.activeElement.closest("ul, ol"));
-  const dialog = el("dialog", { class: "ask", role: "alertdialog", "aria-labelledby": "ask-title", "aria-describedby": "ask-text" },
-    el("form", { method: "dialog" },
+  const dialog = el("dialog", {
+    class: "ask", role: "alertdialog",
+    "aria-labelledby": "ask-title", "aria-describedby": "ask-text",
+  }, el("form", { method: "dialog" },
       el("h2", { id: "ask-title" }, title),
       el("p", { id: "ask-text" }, text),
       el("p", { class: "buttons" },
@@ -62,11 +64,11 @@ const listControls = (list) => [...list.querySelectorAll("a, button")];
 // element that is gone, or to the heading: without that the keyboard begins at the top of the page.
 function rememberFocus(list) {
   const focused = document.activeElement;
-  const place = list ? listControls(list).indexOf(focused) : -1;
+  const index = list ? listControls(list).indexOf(focused) : -1;
   return () => {
-    if (place < 0 || focused.isConnected) return;
+    if (index < 0 || focused.isConnected) return;
     const controls = listControls(list);
-    if (controls.length) controls[Math.min(place, controls.length - 1)].focus();
+    if (controls.length) controls[Math.min(index, controls.length - 1)].focus();
     else focusHeading(list);
   };
 }
@@ -88,7 +90,8 @@ export function replaceEntries(list, entries, identify, build) {
     const old = known.get(id);
     if (old?.entryVersion === version) return old;
     const entryStatus = old?.entryStatus ?? el("span", { class: "text", role: "status" });
-    return Object.assign(build(entry, entryStatus), { entryId: id, entryVersion: version, entryStatus });
+    const element = build(entry, entryStatus);
+    return Object.assign(element, { entryId: id, entryVersion: version, entryStatus });
   });
   const kept = new Set(wanted);
   for (const element of [...list.children]) if (!kept.has(element)) element.remove();
@@ -99,7 +102,9 @@ export function replaceEntries(list, entries, identify, build) {
 }
 
 const numbers = new Intl.NumberFormat();
-const dates = new Intl.DateTimeFormat(undefined, { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" });
+const dates = new Intl.DateTimeFormat(undefined, {
+  timeZone: "UTC", day: "numeric", month: "short", year: "numeric",
+});
 const times = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 export const formatNumber = (value) => numbers.format(value);
@@ -115,8 +120,12 @@ export function formatValue(value, display) {
   return display === "number" ? formatNumber(value) : String(value);
 }
 
-export const pluralize = (count, singular, plural = `${singular}s`) => (count === 1 ? singular : plural);
-export const formatCount = (count, singular) => `${formatNumber(count)} ${pluralize(count, singular)}`;
+export const pluralize = (count, singular, plural = `${singular}s`) =>
+  (count === 1 ? singular : plural);
+export const formatCount = (count, singular) =>
+  `${formatNumber(count)} ${pluralize(count, singular)}`;
+// The beginning of a reason, if it concerns one line of the file.
+export const formatLine = (line) => (line ? `line ${line}: ` : "");
 
 export function formatBytes(count) {
   if (count < 1000) return `${count} B`;
@@ -127,19 +136,43 @@ export function formatDuration(seconds) {
   if (seconds < 1) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} days`;
 }
 
-export function formatAgo(text) {
+function formatAgo(text) {
   const seconds = (Date.now() - new Date(text).getTime()) / 1000;
   return seconds < 2 ? "just now" : `${formatDuration(seconds)} ago`;
 }
 
 // An element that says how long ago a time is; refreshTimes() updates all of them.
-export const ago = (text) => el("time", { class: "ago", datetime: text, title: formatTime(text) }, formatAgo(text));
+export const ago = (text) =>
+  el("time", { class: "ago", datetime: text, title: formatTime(text) }, formatAgo(text));
 
 export function refreshTimes() {
   for (const time of document.querySelectorAll("time.ago")) setText(time, formatAgo(time.dateTime));
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Return a function that calls `action` once, when it was not called for a quarter of a second.
+export function debounce(action) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(action, 250);
+  };
+}
+
+// Call `use` with an address of `blob`, which is valid for a minute.
+export function withObjectUrl(blob, use) {
+  const address = URL.createObjectURL(blob);
+  use(address);
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}
+
+export function saveBlob(blob, name) {
+  withObjectUrl(blob, (address) => el("a", { href: address, download: name }).click());
 }
 
 // Call `action` immediately, and at most once per interval; calls in between are one call at its
@@ -153,9 +186,8 @@ export function throttle(action, intervalMs) {
       return Promise.resolve();
     }
     isWaiting = true;
-    const pause = new Promise((resolve) => setTimeout(resolve, intervalMs));
     const done = action();
-    Promise.allSettled([done, pause]).then(() => {
+    Promise.allSettled([done, sleep(intervalMs)]).then(() => {
       isWaiting = false;
       if (!isWanted) return;
       isWanted = false;

@@ -1,7 +1,9 @@
 // The files of the bucket, page by page.
 
 import { download, filePath, request } from "./api.js";
-import { ago, attempt, button, el, find, formatBytes, replaceEntries, setText } from "./dom.js";
+import {
+  ago, attempt, button, debounce, el, find, formatBytes, replaceEntries, setText,
+} from "./dom.js";
 
 const PAGE = 20;
 
@@ -16,17 +18,16 @@ export class Files {
     this.previous = button("Previous", () => this.move(-1));
     this.next = button("Next", () => this.move(1));
     this.range = el("span", { class: "quiet" });
-    const input = el("input", { type: "search", placeholder: "Name begins with …", "aria-label": "Name begins with" });
-    let timer = 0;
-    input.addEventListener("input", () => {
-      clearTimeout(timer);
-      timer = setTimeout(() => {
-        this.prefix = input.value.trim();
-        this.starts = [""];
-        this.show();
-      }, 250);
+    const input = el("input", {
+      type: "search", placeholder: "Name begins with …", "aria-label": "Name begins with",
     });
-    find("file-list").replaceChildren(el("p", { class: "filters" }, input), this.error, this.list, this.empty,
+    input.addEventListener("input", debounce(() => {
+      this.prefix = input.value.trim();
+      this.starts = [""];
+      this.show();
+    }));
+    find("file-list").replaceChildren(
+      el("p", { class: "filters" }, input), this.error, this.list, this.empty,
       el("p", { class: "pager" }, this.previous, this.next, this.range));
   }
 
@@ -70,7 +71,10 @@ export function showFiles(list, files, uploads) {
 
 export const fileButtons = (name, status, uploads) => [
   button("Replace", () => uploads.replace(name, status)),
-  button("Delete", () => attempt(status, async () => ((await uploads.remove(name)) ? "Deleted." : "")), "small danger"),
+  button("Delete", () => attempt(status, async () => {
+    const isDeleted = await uploads.remove(name);
+    return isDeleted ? "Deleted." : "";
+  }), "small danger"),
 ];
 
 // A failed download is shown in `status`.

@@ -1,7 +1,7 @@
 // The filters, the search and the order: a form, and the query string of the page's address.
 
 import { getToken } from "./api.js";
-import { button, el, find, setText } from "./dom.js";
+import { button, debounce, el, find, setText } from "./dom.js";
 
 export class Filters {
   // `onChange` is called after each change.
@@ -59,7 +59,8 @@ export class Filters {
   }
 
   clear() {
-    this.set(Object.fromEntries(this.names.map((name) => [name, name === "sort" ? this.values.sort ?? null : null])));
+    const empty = Object.fromEntries(this.names.map((name) => [name, null]));
+    this.set({ ...empty, sort: this.values.sort ?? null });
   }
 
   // Sort by a column; a second call reverses the order, a third one ends it: then by key.
@@ -70,9 +71,9 @@ export class Filters {
   }
 
   curl() {
-    const query = this.query();
+    const query = this.query().replaceAll("'", "%27");
     const token = getToken() ? ' -H "Authorization: Bearer $TOKEN"' : "";
-    return `curl${token} '${location.origin}/data${query ? `?${query.replaceAll("'", "%27")}` : ""}'`;
+    return `curl${token} '${location.origin}/data${query ? `?${query}` : ""}'`;
   }
 
   buildForm() {
@@ -80,8 +81,8 @@ export class Filters {
     const labels = this.names.filter((name) => name !== "sort").map((name) => {
       const input = this.buildInput(name);
       this.inputs.set(name, input);
-      const title = name === "q" ? "Search" : this.api.filters.find((each) => each.name === name).title;
-      return field(name, title, input, name === "q" ? "wide" : "");
+      if (name === "q") return field(name, "Search", input, "wide");
+      return field(name, this.findFilter(name).title, input, "");
     });
     const sort = el("select", { onchange: () => this.set({ sort: sort.value }) },
       el("option", { value: "" }, this.api.key.title),
@@ -103,21 +104,26 @@ export class Filters {
       event.preventDefault();
       this.readForm();
     });
-    let timer = 0;
+    const readLater = debounce(() => this.readForm());
     form.addEventListener("input", (event) => {
-      if (event.target === sort) return;
-      clearTimeout(timer);
-      timer = setTimeout(() => this.readForm(), 250);
+      if (event.target !== sort) readLater();
     });
     this.showValues();
   }
 
+  findFilter(name) {
+    return this.api.filters.find((each) => each.name === name);
+  }
+
   buildInput(name) {
-    if (name === "q") return el("input", { type: "search", title: this.api.searchHint, maxlength: 200 });
-    const filter = this.api.filters.find((each) => each.name === name);
+    if (name === "q") {
+      return el("input", { type: "search", title: this.api.searchHint, maxlength: 200 });
+    }
+    const filter = this.findFilter(name);
     if (filter.kind === "boolean") {
+      const options = { "": "any", true: "with", false: "without" };
       return el("select", {},
-        ...[["", "any"], ["true", "with"], ["false", "without"]].map(([value, text]) => el("option", { value }, text)));
+        ...Object.entries(options).map(([value, text]) => el("option", { value }, text)));
     }
     const isNumber = filter.schema.type === "integer" || filter.schema.type === "number";
     return el("input", { type: isNumber ? "number" : "text", title: filter.description });
@@ -146,7 +152,7 @@ function field(name, title, input, className) {
   return el("div", { class: `field ${className}` }, el("label", { for: input.id }, title), input);
 }
 
-export async function copyText(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {

@@ -10,7 +10,8 @@ export class Histogram {
   constructor(api, filters) {
     this.filters = filters;
     this.ranges = api.filters.filter((each) => each.bound === "min").flatMap((low) => {
-      const high = api.filters.find((each) => each.bound === "max" && each.column === low.column && each.kind === low.kind);
+      const high = api.filters.find((each) =>
+        each.bound === "max" && each.column === low.column && each.kind === low.kind);
       return high ? [{ low, high, kind: low.kind }] : [];
     });
     find("histogram").hidden = !this.ranges.length;
@@ -18,21 +19,25 @@ export class Histogram {
 
   async show() {
     const parts = await Promise.all(this.ranges.map((range) => this.build(range)));
-    const place = find("histogram");
-    const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    place.replaceChildren(...parts);
+    const element = find("histogram");
+    const active = document.activeElement;
+    const focused = element.contains(active) ? active.dataset.key : null;
+    element.replaceChildren(...parts);
+    if (focused === null) return;
     // The keyboard stays at its bar.
-    if (focused !== null) (place.querySelector(`[data-key="${focused}"]`) ?? place.querySelector("button"))?.focus({ preventScroll: true });
+    const bar = element.querySelector(`[data-key="${focused}"]`) ?? element.querySelector("button");
+    bar?.focus({ preventScroll: true });
   }
 
   async build({ low, high, kind }) {
     const bins = [{ max: -1 }];
-    for (let start = 0; start < END; start += STEP) bins.push({ min: start, max: start + STEP - 1 });
+    for (let min = 0; min < END; min += STEP) bins.push({ min, max: min + STEP - 1 });
     bins.push({ min: END });
-    const counts = await Promise.all(bins.map((bin) => this.count(low, high, bin)));
+    const buildLimits = ({ min, max }) => ({ [low.name]: min ?? null, [high.name]: max ?? null });
+    const counts = await Promise.all(bins.map((bin) => this.count(buildLimits(bin))));
     // The open ends are only shown if there is something in them.
-    const shown = bins.map((bin, place) => ({ ...bin, count: counts[place] }))
-      .filter((bin, place) => bin.count || (place > 0 && place < bins.length - 1));
+    const shown = bins.map((bin, index) => ({ ...bin, count: counts[index] }))
+      .filter((bin, index) => bin.count || (index > 0 && index < bins.length - 1));
     const highest = Math.max(1, ...shown.map((bin) => bin.count));
     const isFiltered = low.name in this.filters.values || high.name in this.filters.values;
     const bars = shown.map((bin) => {
@@ -47,18 +52,19 @@ export class Histogram {
         title: `${range}: ${formatNumber(bin.count)}`,
         "aria-label": `${kind} ${range}: ${formatNumber(bin.count)}`,
         "aria-pressed": String(isInside),
-        onclick: () => this.filters.set({ [low.name]: bin.min ?? null, [high.name]: bin.max ?? null }),
+        onclick: () => this.filters.set(buildLimits(bin)),
       }, bar, el("small", { "aria-hidden": "true" }, String(bin.min ?? "<0")));
     });
     const everything = isFiltered
-      ? button("All", () => this.filters.set({ [low.name]: null, [high.name]: null }), "plain") : null;
+      ? button("All", () => this.filters.set(buildLimits({})), "plain") : null;
     const title = kind.charAt(0).toUpperCase() + kind.slice(1);
-    return el("div", {}, el("div", { class: "heading" }, el("h2", {}, title), everything), el("div", { class: "bars" }, ...bars));
+    return el("div", {},
+      el("div", { class: "heading" }, el("h2", {}, title), everything),
+      el("div", { class: "bars" }, ...bars));
   }
 
-  async count(low, high, bin) {
-    const query = this.filters.statsQuery({ [low.name]: bin.min ?? null, [high.name]: bin.max ?? null });
-    return (await getJson(`/stats?${query}`)).count;
+  async count(changes) {
+    return (await getJson(`/stats?${this.filters.statsQuery(changes)}`)).count;
   }
 
   contains(low, high, bin) {

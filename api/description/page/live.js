@@ -1,6 +1,8 @@
-// Says when to look again: by the stream of /changes, or by polling where there is no stream.
+// Calls the handlers when the table or the status changes: by the stream of /changes, or by
+// polling.
 
 import { request, send } from "./api.js";
+import { sleep } from "./dom.js";
 
 const RETRY_MS = 3000;
 const SILENCE_MS = 40000; // the API sends something every 15 s
@@ -21,7 +23,8 @@ export function follow({ onTable, onStatus, onConnection }) {
   };
 
   async function readStream(signal) {
-    const response = await request("/changes", { signal, headers: { Accept: "text/event-stream" } });
+    const headers = { Accept: "text/event-stream" };
+    const response = await request("/changes", { signal, headers });
     onConnection(true);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -38,7 +41,8 @@ export function follow({ onTable, onStatus, onConnection }) {
         const blocks = (text + value).split("\n\n");
         text = blocks.pop();
         for (const block of blocks) {
-          const fields = Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s, 2)));
+          const pairs = block.split("\n").map((line) => line.split(/: ?(.*)/s, 2));
+          const fields = Object.fromEntries(pairs);
           if (fields.event) note(fields.event, fields.data);
         }
       }
@@ -71,7 +75,7 @@ export function follow({ onTable, onStatus, onConnection }) {
           onConnection(false);
         }
       }
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      await sleep(pause);
       if (own.signal.aborted && controller === own) controller = null;
     }
     run();

@@ -1,7 +1,7 @@
 // Put the parts of the page together.
 
 import { describeApi, download, getToken, openAnswer } from "./api.js";
-import { attempt, button, el, find, formatNumber, refreshTimes, setText, throttle } from "./dom.js";
+import { attempt, button, el, find, refreshTimes, saveBlob, setText, throttle } from "./dom.js";
 import { Detail } from "./detail.js";
 import { Files } from "./files.js";
 import { Filters } from "./filters.js";
@@ -17,125 +17,155 @@ const CLOCK_MS = 5000;
 const HEALTH_MS = 15000; // "complete up to" changes without an event
 const SETTLE_MS = 2500;
 
-let health = null;
-let isConnected = false;
-
-async function start() {
-  const api = await describeApi();
-  const filters = new Filters(api, () => showQuery());
-  const uploads = new Uploads(api, { onRow, onOpen: (row) => detail.show(row), onChange: () => refreshAll() });
-  const detail = new Detail(api, uploads);
-  const table = new Table(api, filters, { onOpen: (row) => detail.show(row), onTotal: showTotal });
-  const histogram = new Histogram(api, filters);
-  const problems = new Problems(uploads);
-  const tasks = new Tasks();
-  const files = new Files(uploads);
-
-  // Each part shows its own failure or keeps what it has; the notice is for what concerns all.
-  const part = (action, intervalMs) => throttle(async () => {
-    try {
-      await action();
-      showNotice("");
-    } catch (error) {
-      if (error.name !== "AbortError") showNotice(error.message);
-    }
-  }, intervalMs);
-  const refreshNumbers = part(() => showNumbers(api, filters), 300);
-  const firstRows = Promise.all([table.restart(), refreshNumbers()]).then(() => {
-    document.documentElement.dataset.ready = "true";
-    performance.mark("ready");
-  });
-  const refreshHistogram = whileVisible("histogram", firstRows, part(() => histogram.show(), 1000));
-  const refreshProblems = whileVisible("problems", firstRows, part(() => problems.show(), 500));
-  const refreshTasks = whileVisible("tasks", firstRows, part(() => tasks.show(), 500));
-  const refreshFiles = whileVisible("files", firstRows, part(() => files.show(), 2000));
-  const refreshDetail = part(() => detail.refresh(), 300);
-  let tableVersion = null;
-  const refreshTable = part(() => table.refresh(tableVersion), 50);
-  const refreshHealth = throttle(async () => {
-    health = (await loadHealth()) ?? health;
-    showHealth(health, isConnected);
-  }, 500);
-
-  function showQuery() {
-    showDownloads(api, filters);
-    refreshNumbers();
-    refreshHistogram();
-    return table.restart();
+class Page {
+  constructor(api) {
+    this.api = api;
+    this.health = null;
+    this.isConnected = false;
+    this.tableVersion = null; // the latest one that is known
+    const onOpen = (row) => this.detail.show(row);
+    this.filters = new Filters(api, () => this.showQuery());
+    this.uploads = new Uploads(api, {
+      onRow: (row, isSingle) => this.showUploaded(row, isSingle),
+      onOpen,
+      onChange: () => this.refreshAll(),
+    });
+    this.detail = new Detail(api, this.uploads);
+    this.table = new Table(api, this.filters, {
+      onOpen, onTotal: (total) => this.showTotal(total),
+    });
+    this.histogram = new Histogram(api, this.filters);
+    this.problems = new Problems(this.uploads);
+    this.tasks = new Tasks();
+    this.files = new Files(this.uploads);
   }
 
-  function showTotal(total) {
-    setText(find("row-count"), countText(total, filters.isActive));
+  async start() {
+    this.refreshNumbers = part(() => showNumbers(this.api, this.filters), 300);
+    const firstRows = Promise.all([this.table.restart(), this.refreshNumbers()]).then(() => {
+      document.documentElement.dataset.ready = "true";
+      performance.mark("ready");
+    });
+    this.prepareRefreshes(firstRows);
+    showHints(this.api, this.uploads);
+    showDropTitle(false);
+    showDownloads(this.api, this.filters);
+    showExamples(this.api, this.filters);
+    document.addEventListener("click", openLink);
+    await firstRows;
+    this.refreshHealth();
+    this.followChanges();
+    repeatWhileVisible(refreshTimes, CLOCK_MS);
+    repeatWhileVisible(this.refreshHealth, HEALTH_MS);
+  }
+
+  prepareRefreshes(firstRows) {
+    const { histogram, problems, tasks, files, detail } = this;
+    const section = (id, action, intervalMs) =>
+      whileVisible(id, firstRows, part(action, intervalMs));
+    this.refreshHistogram = section("histogram", () => histogram.show(), 1000);
+    this.refreshProblems = section("problems", () => problems.show(), 500);
+    this.refreshTasks = section("tasks", () => tasks.show(), 500);
+    this.refreshFiles = section("files", () => files.show(), 2000);
+    this.refreshDetail = part(() => detail.refresh(), 300);
+    this.refreshTable = part(() => this.table.refresh(this.tableVersion), 50);
+    this.refreshHealth = throttle(async () => {
+      this.health = (await loadHealth()) ?? this.health;
+      this.showHealth();
+    }, 500);
+  }
+
+  followChanges() {
+    follow({
+      onTable: (version) => {
+        this.tableVersion = version;
+        if (version === this.table.version) return;
+        this.refreshTable();
+        this.refreshAll();
+        this.refreshAllLater();
+      },
+      onStatus: async () => {
+        await this.refreshHealth();
+        this.refreshAll();
+        this.refreshAllLater();
+      },
+      onConnection: (isNow) => {
+        if (isNow && !this.isConnected) this.refreshHealth();
+        this.isConnected = isNow;
+        this.showHealth();
+      },
+    });
+  }
+
+  refreshAll() {
+    this.refreshNumbers();
+    this.refreshHistogram();
+    this.refreshProblems();
+    this.refreshTasks();
+    this.refreshFiles();
+    this.refreshDetail();
+  }
+
+  // Other processes of the API follow within two seconds.
+  refreshAllLater() {
+    clearTimeout(this.timer);
+    const refresh = () => this.refreshHealth().then(() => this.refreshAll());
+    this.timer = setTimeout(refresh, SETTLE_MS);
+  }
+
+  showHealth() {
+    showHealth(this.health, this.isConnected);
+  }
+
+  showQuery() {
+    showDownloads(this.api, this.filters);
+    this.refreshNumbers();
+    this.refreshHistogram();
+    return this.table.restart();
+  }
+
+  showTotal(total) {
+    const { isActive } = this.filters;
+    setText(find("row-count"), countText(total, isActive));
     const isEmpty = total === 0;
     find("table").hidden = isEmpty;
     const text = find("table-empty");
     text.hidden = !isEmpty;
-    setText(text, filters.isActive ? "No row matches." : "No rows yet. The first file makes the first row.");
-    const isFirst = isEmpty && !filters.isActive;
+    const isFirst = isEmpty && !isActive;
+    setText(text, isFirst ? "No rows yet. The first file makes the first row." : "No row matches.");
     find("drop").classList.toggle("first", isFirst);
     find("first-steps").hidden = !isFirst;
     find("drop-example").hidden = isFirst;
     find("filters").hidden = isFirst;
-    find("histogram").hidden = isFirst || !histogram.ranges.length;
+    find("histogram").hidden = isFirst || !this.histogram.ranges.length;
     showDropTitle(isFirst);
   }
 
-  async function onRow(row, isSingle) {
-    const key = row[api.key.name];
-    if (isSingle) {
-      await table.reveal(key).catch((error) => showNotice(error.message));
-    } else {
-      table.markFresh(key);
-    }
+  async showUploaded(row, isSingle) {
+    const key = row[this.api.key.name];
+    if (isSingle) await this.table.reveal(key).catch(showError);
+    else this.table.markFresh(key);
   }
+}
 
-  showHints(api, uploads);
-  showDropTitle(false);
-  showDownloads(api, filters);
-  showExamples(api, filters);
-  document.addEventListener("click", (event) => {
-    const link = event.target.closest("a[href]");
-    // A link of PAGE_LINKS may lead to another server at the same address, which must not get the token.
-    if (!link || link.download || !link.getAttribute("href").startsWith("/") || link.pathname === "/") return;
-    openAnswer(event, link.pathname + link.search).catch((error) => showNotice(error.message));
-  });
-  await firstRows;
-  refreshHealth();
-  function refreshAll() {
-    refreshNumbers();
-    refreshHistogram();
-    refreshProblems();
-    refreshTasks();
-    refreshFiles();
-    refreshDetail();
+// Return a throttled action. Each part shows its own failure or keeps what it has; the notice is
+// for what concerns all.
+const part = (action, intervalMs) => throttle(async () => {
+  try {
+    await action();
+    showNotice("");
+  } catch (error) {
+    if (error.name !== "AbortError") showError(error);
   }
-  // Later once more: other processes of the API follow within two seconds.
-  let settling = 0;
-  const refreshAllLater = () => {
-    clearTimeout(settling);
-    settling = setTimeout(() => refreshHealth().then(refreshAll), SETTLE_MS);
-  };
-  follow({
-    onTable: (version) => {
-      tableVersion = version;
-      if (version === table.version) return;
-      refreshTable();
-      refreshAll();
-      refreshAllLater();
-    },
-    onStatus: async () => {
-      await refreshHealth();
-      refreshAll();
-      refreshAllLater();
-    },
-    onConnection: (isNow) => {
-      if (isNow && !isConnected) refreshHealth();
-      isConnected = isNow;
-      showHealth(health, isConnected);
-    },
-  });
-  repeatWhileVisible(refreshTimes, CLOCK_MS);
-  repeatWhileVisible(refreshHealth, HEALTH_MS);
+}, intervalMs);
+
+function openLink(event) {
+  const link = event.target.closest("a[href]");
+  if (!link || link.download) return;
+  // A link of PAGE_LINKS may lead to another server at the same address, which must not get the
+  // token.
+  if (!link.getAttribute("href").startsWith("/") || link.pathname === "/") return;
+  openAnswer(event, link.pathname + link.search).catch(showError);
 }
 
 // Return an action that waits until the section can be seen. After the first rows each section is
@@ -164,11 +194,14 @@ function showNotice(text) {
   setText(notice, text);
 }
 
+const showError = (error) => showNotice(error.message);
+
 // Without a mouse nothing can be dropped.
 function showDropTitle(isFirst) {
   const isTouch = matchMedia("(pointer: coarse)").matches;
-  const texts = isTouch ? ["Add files", "Add your first file"] : ["Drop files here", "Drop your first file here"];
-  setText(find("drop-title"), texts[Number(isFirst)]);
+  const [text, firstText] = isTouch
+    ? ["Add files", "Add your first file"] : ["Drop files here", "Drop your first file here"];
+  setText(find("drop-title"), isFirst ? firstText : text);
 }
 
 // -- texts that follow from the description ------------------------------------------------------
@@ -178,32 +211,35 @@ function showHints(api, uploads) {
   const record = inFile.map((column) => column.example).join(",");
   const name = `${api.key.example}.csv`;
   const content = `${header}\n${record}\n`;
-  const save = () => button("Save an example", () => {
-    const address = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
-    el("a", { href: address, download: name }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 60000);
-  });
-  setText(find("drop-hint"), `A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.`);
-  find("drop-example").replaceChildren(el("span", {}, "The file's name is the key: ", el("code", {}, name)),
-    el("code", {}, `${header} ↵ ${record}`), save());
+  const add = () => uploads.add([{ file: new File([content], name), path: name }]);
+  const buildSave = () => button("Save an example", () =>
+    saveBlob(new Blob([content], { type: "text/csv" }), name));
+  setText(find("drop-hint"),
+    "A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.");
+  find("drop-example").replaceChildren(
+    el("span", {}, "The file's name is the key: ", el("code", {}, name)),
+    el("code", {}, `${header} ↵ ${record}`), buildSave());
+  const explanation = inFile.map((column) => `${column.name}: ${column.description}`).join("; ");
   find("first-steps").replaceChildren(el("div", { class: "steps" },
-    el("p", {}, "A file has one record, and its name is the key of its row. For example ", el("code", {}, name), ":"),
+    el("p", {}, "A file has one record, and its name is the key of its row. For example ",
+      el("code", {}, name), ":"),
     el("pre", {}, el("code", {}, `${header}\n${record}`)),
-    el("p", { class: "quiet" }, inFile.map((column) => `${column.name}: ${column.description}`).join("; ")),
-    el("p", { class: "buttons" },
-      button("Drop this example", () => uploads.add([{ file: new File([content], name), path: name }]), ""),
-      save())));
+    el("p", { class: "quiet" }, explanation),
+    el("p", { class: "buttons" }, button("Drop this example", add, ""), buildSave())));
 }
 
 function showDownloads(api, filters) {
   const query = filters.query();
-  setText(find("download-hint"), filters.isActive ? "The rows that match the filters, as:" : "All rows, as:");
+  setText(find("download-hint"),
+    filters.isActive ? "The rows that match the filters, as:" : "All rows, as:");
   const status = el("span", { role: "status" });
-  find("download-links").replaceChildren(...api.formats.filter((format) => format !== "html").map((format) => {
+  const links = api.formats.filter((format) => format !== "html").map((format) => {
     const path = `/data?${query ? `${query}&` : ""}format=${format}`;
     const name = `rowdrop.${format}`;
-    return el("a", { class: "button", href: path, download: name, onclick: (event) => attempt(status, () => download(event, path, name)) }, format.toUpperCase());
-  }), status);
+    const onclick = (event) => attempt(status, () => download(event, path, name));
+    return el("a", { class: "button", href: path, download: name, onclick }, format.toUpperCase());
+  });
+  find("download-links").replaceChildren(...links, status);
 }
 
 function showExamples(api, filters) {
@@ -220,16 +256,25 @@ function showExamples(api, filters) {
       find("rows").scrollIntoView();
       find("rows").focus({ preventScroll: true });
     };
-    return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, el("code", {}, `/data?${query}`)));
+    const code = el("code", {}, `/data?${query}`);
+    return el("li", {}, el("a", { href: `/?${query}`, onclick: show }, code));
   }));
-  const links = [["/docs", "The API, with examples"], ["/openapi.json", "Its description for programs (OpenAPI)"],
-    ["/health/ready", "Health, as JSON"], ["/metrics", "Metrics, for Prometheus"],
-    ...(getToken() ? [] : [["/data?format=html", "The rows as a plain page without scripts"]]), // its links send no token
-    ...api.links.map(({ title, address }) => [address, title])];
-  find("links").replaceChildren(...links.map(([href, text]) => el("li", {}, el("a", { href }, text))));
+  const links = [
+    ["/docs", "The API, with examples"],
+    ["/openapi.json", "Its description for programs (OpenAPI)"],
+    ["/health/ready", "Health, as JSON"],
+    ["/metrics", "Metrics, for Prometheus"],
+  ];
+  // The links of this page send no token.
+  if (!getToken()) links.push(["/data?format=html", "The rows as a plain page without scripts"]);
+  links.push(...api.links.map(({ title, address }) => [address, title]));
+  const items = links.map(([href, text]) => el("li", {}, el("a", { href }, text)));
+  find("links").replaceChildren(...items);
 }
 
-start().catch((error) => {
-  showNotice(error.message);
+try {
+  await new Page(await describeApi()).start();
+} catch (error) {
+  showError(error);
   showHealth(null, false);
-});
+}

@@ -1,7 +1,9 @@
 // The headline numbers, and how fresh the rows are.
 
 import { getJson, send } from "./api.js";
-import { ago, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText } from "./dom.js";
+import {
+  ago, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText,
+} from "./dom.js";
 
 // The tiles keep their elements, and so the keyboard its place.
 export async function showNumbers(api, filters) {
@@ -10,13 +12,13 @@ export async function showNumbers(api, filters) {
   const texts = [[formatNumber(numbers.count), pluralize(numbers.count, ...words)]];
   for (const statistic of api.statistics) {
     const value = numbers[statistic.name];
-    const text = value === null ? "–" : formatValue(value, statistic.display === "text" ? "number" : statistic.display);
-    texts.push([text, statistic.title]);
+    const display = statistic.display === "text" ? "number" : statistic.display;
+    texts.push([value === null ? "–" : formatValue(value, display), statistic.title]);
   }
   const invalid = find("invalid");
-  const place = find("numbers");
-  while (place.children.length <= texts.length) invalid.before(el("div", {}, el("b"), el("span")));
-  texts.forEach((each, index) => showTile(place.children[index], ...each));
+  const tiles = find("numbers").children; // this list grows with them
+  while (tiles.length <= texts.length) invalid.before(el("div", {}, el("b"), el("span")));
+  texts.forEach((each, index) => showTile(tiles[index], ...each));
   invalid.hidden = false;
 }
 
@@ -25,7 +27,7 @@ function showTile(tile, text, title) {
   setText(tile.lastElementChild, title);
 }
 
-// Return the body of /health/ready, which also comes with a 503; null if there is none.
+// Return the body of /health/ready, which also comes with a 503; null without one.
 export async function loadHealth() {
   try {
     const response = await send("/health/ready");
@@ -38,7 +40,7 @@ export async function loadHealth() {
 
 export function showHealth(health, isConnected) {
   const pill = find("health");
-  const [kind, text] = judge(health, isConnected);
+  const [kind, text] = describeState(health, isConnected);
   pill.className = `pill ${kind}`;
   setText(pill, text);
   find("freshness").hidden = !health;
@@ -46,24 +48,28 @@ export function showHealth(health, isConnected) {
   const invalid = health.rejected + health.held;
   showTile(find("invalid"), formatNumber(invalid), pluralize(invalid, "invalid file"));
   find("invalid").classList.toggle("bad", invalid > 0);
-  const waiting = Object.values(health.dirty_users ?? {}).reduce((sum, count) => sum + count, health.events_waiting ?? 0);
-  const sweep = health.last_sweep;
-  const lost = health.lost_and_healed;
+  const waiting = Object.values(health.dirty_users ?? {})
+    .reduce((sum, count) => sum + count, health.events_waiting ?? 0);
+  const { last_sweep: sweep, lost_and_healed: lost, consistent_as_of: complete } = health;
   find("facts").replaceChildren(
     fact("Last change", health.last_publish_at ? [ago(health.last_publish_at)] : ["none yet"]),
     fact("Waiting", [waiting ? `${formatNumber(waiting)} to read` : "nothing"]),
     fact("Lag", [health.oldest_dirty_age_s ? formatDuration(health.oldest_dirty_age_s) : "none"]),
     fact("Lost and repaired", [lost ? formatNumber(lost.count) : "not known"]),
-    fact("Last sweep", sweep ? [ago(sweep.at), `, ${formatCount(sweep.objects, "file")}`] : ["none yet"]),
-    fact("Complete up to", health.consistent_as_of ? [ago(health.consistent_as_of)] : ["not known now"]),
+    fact("Last sweep",
+      sweep ? [ago(sweep.at), `, ${formatCount(sweep.objects, "file")}`] : ["none yet"]),
+    fact("Complete up to", complete ? [ago(complete)] : ["not known now"]),
     ...health.reasons.map((reason) => el("p", { class: "reason" }, reason)),
     ...health.warnings.map((warning) => el("p", { class: "warning" }, warning)));
 }
 
-function judge(health, isConnected) {
+function describeState(health, isConnected) {
   if (!isConnected && !health) return ["bad", "The API does not answer"];
   if (!health) return ["", "Connecting …"];
-  if (!health.ready) return ["bad", health.reasons.length === 1 ? "One thing needs attention" : "Some things need attention"];
+  if (!health.ready) {
+    const isOne = health.reasons.length === 1;
+    return ["bad", isOne ? "One thing needs attention" : "Some things need attention"];
+  }
   if (!isConnected) return ["warn", "Not connected; retrying"];
   if (health.warnings.length) return ["warn", "Up to date, with a warning"];
   return ["good", "Live and up to date"];

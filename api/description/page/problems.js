@@ -1,7 +1,9 @@
 // The files and events that are not rows, or only in part, with what can be done about them.
 
-import { request, rowPath } from "./api.js";
-import { ago, attempt, button, el, find, formatNumber, replaceEntries, setText } from "./dom.js";
+import { request, requestRead } from "./api.js";
+import {
+  ago, attempt, button, el, find, formatLine, formatNumber, replaceEntries, setText,
+} from "./dom.js";
 import { fileButtons, fileLink } from "./files.js";
 
 const PAGE = 10;
@@ -18,7 +20,8 @@ export class Problems {
     this.uploads = uploads;
     this.offset = 0;
     this.list = el("ul", { class: "list" });
-    this.empty = el("p", { class: "quiet", hidden: true }, "None: no file is rejected, ignored or suspicious.");
+    this.empty = el("p", { class: "quiet", hidden: true },
+      "None: no file is rejected, ignored or suspicious.");
     this.previous = button("Previous", () => this.move(-PAGE));
     this.next = button("Next", () => this.move(PAGE));
     this.range = el("span", { class: "quiet", role: "status" });
@@ -37,23 +40,26 @@ export class Problems {
     }
     setText(find("problem-count"), total ? formatNumber(total) : "");
     // A row may be suspicious in several columns; a lost event has no name.
-    const identify = (entry, index) => (entry.file && entry.kind !== "suspicious" ? entry.key : `${entry.key} ${entry.reason} ${index}`);
+    const identify = ({ key, reason, kind, file }, index) =>
+      (file && kind !== "suspicious" ? key : `${key} ${reason} ${index}`);
     replaceEntries(this.list, entries, identify, (entry, status) => this.build(entry, status));
     this.empty.hidden = total > 0;
     this.pager.hidden = total <= PAGE;
     this.previous.disabled = this.offset === 0;
     this.next.disabled = this.offset + PAGE >= total;
     this.range.classList.remove("error");
-    setText(this.range, `${this.offset + 1} to ${Math.min(total, this.offset + PAGE)} of ${formatNumber(total)}`);
+    const last = Math.min(total, this.offset + PAGE);
+    setText(this.range, `${this.offset + 1} to ${last} of ${formatNumber(total)}`);
   }
 
   build(entry, status) {
     const [className, kind] = KINDS[entry.kind] ?? ["", entry.kind];
-    const place = entry.line ? `line ${entry.line}: ` : "";
     return el("li", { class: "problem" },
-      entry.file ? fileLink(entry.key, status) : el("span", { class: "name" }, entry.key ?? "an event"),
+      entry.file
+        ? fileLink(entry.key, status) : el("span", { class: "name" }, entry.key ?? "an event"),
       el("span", { class: `tag ${className}` }, kind),
-      el("span", { class: "text" }, `${place}${entry.reason}`, ...(entry.since ? [" · ", ago(entry.since)] : [])),
+      el("span", { class: "text" }, `${formatLine(entry.line)}${entry.reason}`,
+        ...(entry.since ? [" · ", ago(entry.since)] : [])),
       entry.quote ? el("code", { class: "quote" }, entry.quote) : null,
       el("span", { class: "actions" }, ...this.buildActions(entry, status)),
       status);
@@ -72,8 +78,8 @@ export class Problems {
     }
     if (entry.user_id) {
       actions.push(button("Read again", () => attempt(status, async () => {
-        const response = await request(`${rowPath(entry.user_id)}?wait=5`, { method: "POST" });
-        return response.status === 200 ? "Read again: it is still the same." : "It will be read again.";
+        const isRead = await requestRead(entry.user_id);
+        return isRead ? "Read again: it is still the same." : "It will be read again.";
       }, "Reading …")));
     }
     return actions;

@@ -1,7 +1,9 @@
 // Rebuilds, bundles and sweeps: what runs, what is done, and the button for a rebuild.
 
 import { getJson, request } from "./api.js";
-import { ago, button, el, find, formatCount, formatDuration, formatNumber, setText } from "./dom.js";
+import {
+  ago, button, el, find, formatCount, formatDuration, formatNumber, setText, sleep,
+} from "./dom.js";
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
@@ -13,18 +15,22 @@ export class Tasks {
     this.followed = null;
     this.timer = 0;
     this.start = button("Rebuild", () => this.rebuild(), "");
-    this.progress = el("progress", { max: 1, value: 0, "aria-label": "Progress of the rebuild", hidden: true });
-    this.text = el("p", { class: "quiet", role: "status" }, "Reads every file again. Rarely needed: it changes no row that is correct.");
+    this.progress = el("progress", {
+      max: 1, value: 0, "aria-label": "Progress of the rebuild", hidden: true,
+    });
+    this.text = el("p", { class: "quiet", role: "status" },
+      "Reads every file again. Rarely needed: it changes no row that is correct.");
     this.list = el("ul", { class: "list", tabindex: 0, "aria-label": "The latest tasks" });
-    find("rebuild").replaceChildren(this.text, this.progress, el("p", { class: "buttons" }, this.start));
+    find("rebuild").replaceChildren(
+      this.text, this.progress, el("p", { class: "buttons" }, this.start));
   }
 
   async show() {
     const tasks = await getJson("/tasks");
     // The same element each time, so that it stays where it was scrolled to.
     this.list.replaceChildren(...tasks.slice(0, MAX_TASKS).map(buildTask));
-    if (!tasks.length) find("task-list").replaceChildren(el("p", { class: "quiet" }, "None so far."));
-    else if (!this.list.isConnected) find("task-list").replaceChildren(this.list);
+    const content = tasks.length ? this.list : el("p", { class: "quiet" }, "None so far.");
+    if (!content.isConnected) find("task-list").replaceChildren(content);
     const running = tasks.find((task) => task.state === "running" || task.state === "queued");
     if (running && !running.bundle && !this.followed) this.followRebuild(running.task_id);
     clearTimeout(this.timer);
@@ -51,7 +57,7 @@ export class Tasks {
         const task = await getJson(`/tasks/${encodeURIComponent(id)}`);
         this.showProgress(task);
         if (ENDED.has(task.state)) break;
-        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+        await sleep(POLL_MS);
       }
     } catch (error) {
       setText(this.text, error.message);
@@ -63,8 +69,9 @@ export class Tasks {
 
   showProgress(task) {
     const total = task.total ?? 0;
+    const withoutUsers = task.state === "done" ? 1 : 0;
     if (task.state === "queued") this.progress.removeAttribute("value");
-    else this.progress.value = total ? task.done / total : task.state === "done" ? 1 : 0;
+    else this.progress.value = total ? task.done / total : withoutUsers;
     const texts = {
       queued: "Queued …",
       running: `${formatNumber(task.done)} of ${formatNumber(total)} …`,
@@ -83,20 +90,26 @@ export function formatUsers({ published, users, rejected, ignored }) {
   return parts.join(", ");
 }
 
-const measure = (task) => (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
+const measure = (task) =>
+  (new Date(task.finished_at) - new Date(task.started_at ?? task.queued_at)) / 1000;
 
 function buildTask(task) {
   const parts = [];
   if (task.error || task.message) parts.push(task.error ?? task.message);
-  if (task.cause !== undefined) parts.push(`${formatCount(task.objects, "file")}, ${formatNumber(task.marked)} read again`);
-  if (task.total !== undefined && task.total !== null) parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
+  if (task.cause !== undefined) {
+    parts.push(`${formatCount(task.objects, "file")}, ${formatNumber(task.marked)} read again`);
+  }
+  if (task.total !== undefined && task.total !== null) {
+    parts.push(`${formatNumber(task.done)} of ${formatNumber(task.total)}`);
+  }
   if (task.users !== undefined) parts.push(formatUsers(task));
   if (task.finished_at) parts.push(`took ${formatDuration(measure(task))}`);
   const time = task.finished_at ?? task.started_at ?? task.queued_at;
   return el("li", { class: "task" },
     el("span", { class: "name" }, nameTask(task)),
     el("span", { class: `tag ${CLASSES[task.state] ?? "warn"}` }, task.state),
-    el("span", { class: "text" }, parts.join(" · "), parts.length && time ? " · " : null, time ? ago(time) : null));
+    el("span", { class: "text" },
+      parts.join(" · "), parts.length && time ? " · " : null, time ? ago(time) : null));
 }
 
 // A bundle is unpacked because it was dropped, a rebuild runs because someone requested it.
