@@ -132,8 +132,8 @@ def _render_filter(each: Filter, parameters: QueryParameters) -> str:
         return _render_input(each.name, title, _INPUT_TYPES[each.kind], 4, parameters)
     choice = str(parameters.get(each.name, "")).lower()
     options = "".join(
-        f'<option value="{value}"{" selected" if choice == value else ""}>{text}</option>'
-        for value, text in (("", "any"), ("true", "with"), ("false", "without"))
+        f'<option value="{value}"{" selected" if choice == value else ""}>{escape(text)}</option>'
+        for value, text in zip(("", "true", "false"), ("any", *each.choices), strict=True)
     )
     return f'<label>{escape(title)}<select name="{each.name}">{options}</select></label>'
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from falcon.asgi import Request, Response
 
 from api.description.constant_body import ConstantBody
 from api.query.parameters import parse_single_values
-from shared.formats.records import COLUMNS, Column, get_title
+from shared.formats.records import COLUMNS, Column, Filter, get_title
 from shared.settings import PageLink
 
 Document = dict[str, Any]
@@ -96,7 +97,7 @@ def _insert_columns(components: Document, columns: Sequence[Column]) -> None:
 
 
 def _describe_column(column: Column) -> Document:
-    return {
+    described: Document = {
         "title": get_title(column),
         "description": column.description,
         "type": [column.type, "null"] if column.is_nullable else column.type,
@@ -104,6 +105,9 @@ def _describe_column(column: Column) -> Document:
         "examples": [column.example],
         "x-display": column.display,
     }
+    if column.histogram:
+        described["x-histogram"] = asdict(column.histogram)
+    return described
 
 
 def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
@@ -111,18 +115,7 @@ def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
     kinds = document["x-filter-kinds"]
     filters = [each for column in columns for each in column.filters]
     parameters = [
-        {
-            "name": each.name,
-            "in": "query",
-            **kinds[each.kind]["parameter"],
-            "x-filter": {
-                "title": get_title(each),
-                "column": column.name,
-                "kind": each.kind,
-                "bound": each.bound,
-                "example": each.example,
-            },
-        }
+        _describe_filter(each, column, kinds[each.kind]["parameter"])
         for column in columns
         for each in column.filters
     ]
@@ -136,6 +129,18 @@ def _insert_filters(document: Document, columns: Sequence[Column]) -> None:
     document["components"]["schemas"]["Statistics"]["properties"]["filters"]["properties"] |= {
         each.name: kinds[each.kind]["value"] for each in filters
     }
+
+
+def _describe_filter(each: Filter, column: Column, kind: Document) -> Document:
+    shown: Document = {
+        "title": get_title(each),
+        "column": column.name,
+        "kind": each.kind,
+        "example": each.example,
+    }
+    if each.kind == "boolean":
+        shown["choices"] = dict(zip(("true", "false"), each.choices, strict=True))
+    return {"name": each.name, "in": "query", **kind, "x-filter": shown}
 
 
 def _inline(part: Any, components: Document) -> Any:  # noqa: ANN401

@@ -59,14 +59,30 @@ Display = Literal["text", "date", "image"]
 class Filter:
     """A parameter of `/data` and `/stats` that selects rows by a column. `example` is a value.
 
-    `title` is for people. `bound`: the parameter is the lower or the upper limit of a range.
+    `title` is for people, and so are `choices`: what true and false mean if it is a boolean.
     """
 
     name: str
     kind: Literal["boolean", "age"]
     example: str
     title: str = ""
-    bound: Literal["min", "max"] | None = None
+    choices: tuple[str, str] = ("yes", "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How the page counts rows in intervals, by two filters that take whole numbers.
+
+    `min_filter` and `max_filter` are their names; both limits are included. The intervals are
+    `step` long and go from `start` to below `end`. One more on each side has the rest.
+    """
+
+    title: str
+    min_filter: str
+    max_filter: str
+    start: int
+    end: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +134,7 @@ class Column:
     is_nullable: bool = False
     constraints: Mapping[str, int] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
+    histogram: Histogram | None = None
     statistics: tuple[Statistic, ...] = ()
     title: str = ""
     display: Display = "text"
@@ -215,9 +232,10 @@ COLUMNS = (
         # At most 15 digits, as in the files.
         constraints={"minimum": 1 - 10**15, "maximum": 10**15 - 1},
         filters=(
-            Filter("min_age", "age", "18", "From age", "min"),
-            Filter("max_age", "age", "65", "To age", "max"),
+            Filter("min_age", "age", "18", "From age"),
+            Filter("max_age", "age", "65", "To age"),
         ),
+        histogram=Histogram("Age", "min_age", "max_age", start=0, end=100, step=10),
         statistics=(
             Statistic("average_age", "number", "mean of full years, two decimals"),
             Statistic(
@@ -238,7 +256,7 @@ COLUMNS = (
         "bucket and key of the image; null without one",
         example="src-data/0001.png",
         is_nullable=True,
-        filters=(Filter("is_image_exists", "boolean", "true", "Image"),),
+        filters=(Filter("is_image_exists", "boolean", "true", "Image", ("with", "without")),),
         title="Image",
         display="image",
     ),

@@ -1,5 +1,6 @@
 """The page with many rows, and with a token; the API runs without workers."""
 
+import re
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Route, expect
@@ -283,8 +284,15 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
         page.tab.get_by_label("From week").fill("3")
         expect(page.find("#row-count")).to_have_text("2 match")
         assert page.tab.url.endswith("/?min_weeks=3")
+        expect(page.tab.get_by_label("Has colour").locator("option")).to_have_text(
+            ["any", "painted", "bare"]
+        )
+        expect(page.find("#histogram h2")).to_have_text("Weeks")
+        # Each answer says that two rows match, so all bars are shown.
+        expect(page.find("#histogram .bars button")).to_have_text(["<2", "2", "4", "6", "8"])
         expect(page.find("#examples")).to_contain_text("/data?has_colour=true")
         expect(page.find("#drop-example")).to_contain_text("colour,weight ↵ red,5")
+        expect(page.find("#drop-hint")).to_have_text(re.compile("^A CSV becomes a row; zip"))
         page.rows.first.click()
         expect(page.find("#detail")).to_contain_text("Paint")
         # Without a column of images there is no button for one.

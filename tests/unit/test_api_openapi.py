@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from api.query.filters import FILTER_PARAMETERS
 from api.query.row_query import FORMATS, MAX_SEARCH_LENGTH, MAX_SEARCH_WORDS
 from api.query.wait_query import MAX_WAIT_S
 from api.web.problem_kinds import PLAIN_TYPE, PROBLEM_KINDS, STATUS_EXPLANATIONS
-from shared.formats.records import COLUMNS, Column, Filter, Row, Statistic
+from shared.formats.records import COLUMNS, Column, Filter, Histogram, Row, Statistic
 from shared.formats.source_keys import (
     BUNDLE_EXTENSIONS,
     MAX_FILE_NAME_BYTES,
@@ -45,7 +45,7 @@ COLOUR_COLUMNS = (
         "the colour",
         "red",
         is_nullable=True,
-        filters=(Filter("has_colour", "boolean", "true"),),
+        filters=(Filter("has_colour", "boolean", "true", choices=("painted", "bare")),),
         title="Paint",
     ),
     Column(
@@ -54,7 +54,11 @@ COLOUR_COLUMNS = (
         "the weight in grams",
         5,
         constraints={"minimum": 0},
-        filters=(Filter("min_weeks", "age", "3", "From week", "min"),),
+        filters=(
+            Filter("min_weeks", "age", "3", "From week"),
+            Filter("max_weeks", "age", "9", "To week"),
+        ),
+        histogram=Histogram("Weeks", "min_weeks", "max_weeks", start=2, end=8, step=2),
         statistics=(Statistic("average_weight", "number", "mean of the weights"),),
     ),
 )
@@ -247,6 +251,14 @@ def test_columns_are_the_fields_of_a_row() -> None:
     assert tuple(column.name for column in COLUMNS) == Row.__match_args__
 
 
+@pytest.mark.parametrize("columns", [COLUMNS, COLOUR_COLUMNS])
+def test_histogram_uses_filters_of_its_column(columns: Sequence[Column]) -> None:
+    for column in columns:
+        if column.histogram:
+            names = {each.name for each in column.filters}
+            assert {column.histogram.min_filter, column.histogram.max_filter} <= names
+
+
 def test_openapi_file_names_no_column() -> None:
     """What depends on the columns is inserted: the key `user_id` is the only column it names."""
     text = DESCRIPTION_FILE.read_text(encoding="utf-8")
@@ -271,6 +283,10 @@ def test_openapi_follows_another_table_of_columns() -> None:
         "weight": {
             "title": "Weight", "description": "the weight in grams", "type": "integer",
             "minimum": 0, "examples": [5], "x-display": "text",
+            "x-histogram": {
+                "title": "Weeks", "min_filter": "min_weeks", "max_filter": "max_weeks",
+                "start": 2, "end": 8, "step": 2,
+            },
         },
     }  # fmt: skip
     assert schemas["User"]["required"] == ["user_id", "colour", "weight"]
@@ -279,22 +295,26 @@ def test_openapi_follows_another_table_of_columns() -> None:
     assert statistics["required"] == ["count", "filters", "average_weight"]
     assert statistics["properties"]["average_weight"]["type"] == ["number", "null"]
     assert statistics["properties"]["average_weight"]["title"] == "Average weight"
-    filters = {"has_colour": {"type": "boolean"}, "min_weeks": {"type": "integer"}}
+    integer = {"type": "integer"}
+    filters = {"has_colour": {"type": "boolean"}, "min_weeks": integer, "max_weeks": integer}
     assert statistics["properties"]["filters"]["properties"] == {"q": {"type": "string"}} | filters
 
     rows = {each["name"]: each for each in document["paths"]["/data"]["get"]["parameters"]}
-    assert [*rows][:3] == ["has_colour", "min_weeks", "q"]
+    assert [*rows][:4] == ["has_colour", "min_weeks", "max_weeks", "q"]
     assert rows["min_weeks"]["schema"]["type"] == "integer"
     assert rows["min_weeks"]["x-filter"] == {
-        "title": "From week", "column": "weight", "kind": "age", "bound": "min", "example": "3",
+        "title": "From week", "column": "weight", "kind": "age", "example": "3",
     }  # fmt: skip
+    assert rows["has_colour"]["x-filter"]["choices"] == {"true": "painted", "false": "bare"}
     assert rows["fields"]["schema"]["items"]["enum"] == ["user_id", "colour", "weight"]
     assert rows["fields"]["description"].endswith(": user_id, colour, weight")
     assert rows["sort"]["schema"]["items"]["enum"] == [
         "user_id", "-user_id", "colour", "-colour", "weight", "-weight",
     ]  # fmt: skip
     stats = document["paths"]["/stats"]["get"]
-    assert [each["name"] for each in stats["parameters"]] == ["has_colour", "min_weeks", "q"]
+    assert [each["name"] for each in stats["parameters"]] == [
+        "has_colour", "min_weeks", "max_weeks", "q",
+    ]  # fmt: skip
     assert "has_colour=true" in stats["x-codeSamples"][0]["source"]
     # Nothing is left of the columns of this release.
     text = json.dumps(document)

@@ -257,6 +257,6 @@ def test_rows_page_follows_another_table_of_columns() -> None:
     assert re.findall(r"<th>.*?>([^<]+)</a>", page) == ["User id", "Paint", "Weight"]
     assert '<td><a href="/data/1">1</a></td><td></td><td>5</td>' in page
     assert '<select name="has_colour">' in page
-    assert '<option value="true" selected>' in page
+    assert '<option value="true" selected>painted</option>' in page
     assert '<label>From week<input name="min_weeks" type="number"' in page
     assert "min_age" not in page

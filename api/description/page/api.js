@@ -94,20 +94,25 @@ function showTokenDialog(detail) {
 export async function describeApi() {
   const document = await getJson("/openapi.json");
   const { schemas } = document.components;
-  const fields = Object.entries(schemas.User.properties);
-  const columns = fields.map(([name, field], index) => ({
-    name,
-    title: field.title ?? name,
-    display: field["x-display"] ?? "text",
-    isNumber: [field.type].flat().some((type) => type === "integer" || type === "number"),
-    isKey: index === 0,
-    description: field.description,
-    example: field.examples?.[0],
-  }));
+  const parameters = document.paths["/data"].get.parameters;
+  const findParameter = (name) => parameters.find((each) => each.name === name);
+  // The properties of an object would be in another order if a name consisted of digits.
+  const columns = findParameter("fields").schema.items.enum.map((name, index) => {
+    const field = schemas.User.properties[name];
+    return {
+      name,
+      title: field.title ?? name,
+      display: field["x-display"] ?? "text",
+      isNumber: [field.type].flat().some((type) => type === "integer" || type === "number"),
+      isKey: index === 0,
+      description: field.description,
+      example: field.examples?.[0],
+      histogram: field["x-histogram"],
+    };
+  });
   const statistics = Object.entries(schemas.Statistics.properties)
     .filter(([, field]) => field["x-display"])
     .map(([name, field]) => ({ name, title: field.title, display: field["x-display"] }));
-  const parameters = document.paths["/data"].get.parameters;
   const filters = parameters.filter((each) => each["x-filter"])
     .map(({ name, description, schema, "x-filter": filter }) =>
       ({ name, description, schema, ...filter }));
@@ -117,9 +122,9 @@ export async function describeApi() {
     key: columns[0],
     filters,
     statistics,
-    hasSearch: parameters.some((each) => each.name === "q"),
-    searchHint: parameters.find((each) => each.name === "q")?.description ?? "",
-    formats: parameters.find((each) => each.name === "format").schema.enum,
+    hasSearch: findParameter("q") !== undefined,
+    searchHint: findParameter("q")?.description ?? "",
+    formats: findParameter("format").schema.enum,
     fileName: new RegExp(upload.parameters.find((each) => each.in === "path").schema.pattern, "u"),
     links: document["x-links"] ?? [],
   };

@@ -121,12 +121,17 @@ export class Filters {
     }
     const filter = this.findFilter(name);
     if (filter.kind === "boolean") {
-      const options = { "": "any", true: "with", false: "without" };
+      const options = { "": "any", ...filter.choices };
       return el("select", {},
         ...Object.entries(options).map(([value, text]) => el("option", { value }, text)));
     }
-    const isNumber = filter.schema.type === "integer" || filter.schema.type === "number";
-    return el("input", { type: isNumber ? "number" : "text", title: filter.description });
+    const { type } = filter.schema;
+    const isNumber = type === "integer" || type === "number";
+    return el("input", {
+      type: isNumber ? "number" : "text",
+      step: type === "number" ? "any" : null,
+      title: filter.description,
+    });
   }
 
   readForm() {

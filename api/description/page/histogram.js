@@ -1,24 +1,17 @@
-// A histogram for each pair of filters that are the limits of a range, with bars that filter.
+// A histogram for each column that the API describes one for, with bars that filter.
 
 import { getJson } from "./api.js";
 import { button, el, find, formatNumber } from "./dom.js";
 
-const STEP = 10;
-const END = 100;
-
 export class Histogram {
   constructor(api, filters) {
     this.filters = filters;
-    this.ranges = api.filters.filter((each) => each.bound === "min").flatMap((low) => {
-      const high = api.filters.find((each) =>
-        each.bound === "max" && each.column === low.column && each.kind === low.kind);
-      return high ? [{ low, high, kind: low.kind }] : [];
-    });
-    find("histogram").hidden = !this.ranges.length;
+    this.histograms = api.columns.flatMap((column) => column.histogram ?? []);
+    find("histogram").hidden = !this.histograms.length;
   }
 
   async show() {
-    const parts = await Promise.all(this.ranges.map((range) => this.build(range)));
+    const parts = await Promise.all(this.histograms.map((each) => this.build(each)));
     const element = find("histogram");
     const active = document.activeElement;
     const focused = element.contains(active) ? active.dataset.key : null;
@@ -29,17 +22,19 @@ export class Histogram {
     bar?.focus({ preventScroll: true });
   }
 
-  async build({ low, high, kind }) {
-    const bins = [{ max: -1 }];
-    for (let min = 0; min < END; min += STEP) bins.push({ min, max: min + STEP - 1 });
-    bins.push({ min: END });
-    const buildLimits = ({ min, max }) => ({ [low.name]: min ?? null, [high.name]: max ?? null });
+  async build({ title, min_filter: low, max_filter: high, start, end, step }) {
+    const bins = [{ max: start - 1 }];
+    for (let min = start; min < end; min += step) {
+      bins.push({ min, max: Math.min(min + step, end) - 1 });
+    }
+    bins.push({ min: end });
+    const buildLimits = ({ min, max }) => ({ [low]: min ?? null, [high]: max ?? null });
     const counts = await Promise.all(bins.map((bin) => this.count(buildLimits(bin))));
     // The open ends are only shown if there is something in them.
     const shown = bins.map((bin, index) => ({ ...bin, count: counts[index] }))
       .filter((bin, index) => bin.count || (index > 0 && index < bins.length - 1));
     const highest = Math.max(1, ...shown.map((bin) => bin.count));
-    const isFiltered = low.name in this.filters.values || high.name in this.filters.values;
+    const isFiltered = low in this.filters.values || high in this.filters.values;
     const bars = shown.map((bin) => {
       const range = describeRange(bin);
       const isInside = isFiltered && this.contains(low, high, bin);
@@ -48,16 +43,15 @@ export class Histogram {
       bar.style.height = `calc(${100 * share}% - ${1.2 * share}rem)`; // the label is below it
       return el("button", {
         type: "button",
-        "data-key": `${low.name} ${bin.min ?? ""}`,
+        "data-key": `${low} ${bin.min ?? ""}`,
         title: `${range}: ${formatNumber(bin.count)}`,
-        "aria-label": `${kind} ${range}: ${formatNumber(bin.count)}`,
+        "aria-label": `${title} ${range}: ${formatNumber(bin.count)}`,
         "aria-pressed": String(isInside),
         onclick: () => this.filters.set(buildLimits(bin)),
-      }, bar, el("small", { "aria-hidden": "true" }, String(bin.min ?? "<0")));
+      }, bar, el("small", { "aria-hidden": "true" }, String(bin.min ?? `<${start}`)));
     });
     const everything = isFiltered
       ? button("All", () => this.filters.set(buildLimits({})), "plain") : null;
-    const title = kind.charAt(0).toUpperCase() + kind.slice(1);
     return el("div", {},
       el("div", { class: "heading" }, el("h2", {}, title), everything),
       el("div", { class: "bars" }, ...bars));
@@ -68,8 +62,8 @@ export class Histogram {
   }
 
   contains(low, high, bin) {
-    const from = Number(this.filters.values[low.name] ?? -Infinity);
-    const to = Number(this.filters.values[high.name] ?? Infinity);
+    const from = Number(this.filters.values[low] ?? -Infinity);
+    const to = Number(this.filters.values[high] ?? Infinity);
     return (bin.max ?? Infinity) >= from && (bin.min ?? -Infinity) <= to;
   }
 }

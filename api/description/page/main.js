@@ -137,7 +137,7 @@ class Page {
     find("first-steps").hidden = !isFirst;
     find("drop-example").hidden = isFirst;
     find("filters").hidden = isFirst;
-    find("histogram").hidden = isFirst || !this.histogram.ranges.length;
+    find("histogram").hidden = isFirst || !this.histogram.histograms.length;
     showDropTitle(isFirst);
   }
 
@@ -214,8 +214,10 @@ function showHints(api, uploads) {
   const add = () => uploads.add([{ file: new File([content], name), path: name }]);
   const buildSave = () => button("Save an example", () =>
     saveBlob(new Blob([content], { type: "text/csv" }), name));
+  const hasImages = api.columns.some((column) => column.display === "image");
+  const picture = hasImages ? ", an image its picture" : "";
   setText(find("drop-hint"),
-    "A CSV becomes a row, an image its picture; zip and tar bundles and whole folders work, too.");
+    `A CSV becomes a row${picture}; zip and tar bundles and whole folders work, too.`);
   find("drop-example").replaceChildren(
     el("span", {}, "The file's name is the key: ", el("code", {}, name)),
     el("code", {}, `${header} ↵ ${record}`), buildSave());

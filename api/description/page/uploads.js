@@ -275,6 +275,6 @@ function describeResult({ name, result, reason, row }) {
 
 function describeAlone(name) {
   const csv = `${splitName(name)[0]}.csv`;
-  const text = `It becomes visible with ${csv}: an image is named like its user's CSV.`;
+  const text = `It becomes visible with ${csv}: an image is named like its CSV.`;
   return { className: "warn", tag: ALONE, text };
 }
