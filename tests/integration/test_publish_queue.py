@@ -9,7 +9,7 @@ from shared.redis_keys import (
     TRUST_STATE,
     WRITER_LEASE,
 )
-from shared.scripts import Scripts
+from shared.scripts import CHUNK_SIZE, Scripts
 from tests.integration.state_steps import (
     NOW,
     make_result,
@@ -119,6 +119,60 @@ def test_publish_queue_commit_handles_several_chunks(state: StateParts) -> None:
     assert publish_pending(state) == 0
     assert state.users.dirty_users() == set()
     assert state.publish_queue.last_publish().output_etag == "etag"
+
+
+def test_publish_queue_takes_results_in_batches(redis: "Redis", state: StateParts) -> None:
+    """A publish of any number of results ends before its lease: the others stay pending."""
+    users = [f"u{number}" for number in range(2500)]
+    mark_users(state, *users)
+    tokens = state.users.begin_read(users)
+    state.users.submit_results([(tokens[user], make_result(user)) for user in users])
+    queue = PublishQueue(redis, Scripts(redis), state.loss_signals, max_batch_results=1000)
+    published: set[str] = set()
+    while queue.count_pending():
+        publish_input = queue.acquire_writer("one")
+        assert publish_input is not None
+        left = queue.count_pending()
+        for batch in (publish_input.pending, queue.read_pending("one")):
+            assert min(1000, left) <= len(batch) < 2000
+            assert published.isdisjoint(batch)
+        published |= batch.keys()
+        left = queue.commit_publish("one", "e", "r", 1, batch, NOW)
+        assert left == len(users) - len(published)
+        assert state.users.dirty_users() == {*users} - published
+    assert published == {*users}
+
+
+def test_publish_queue_renews_lease_between_chunks_of_commit(
+    redis: "Redis", state: StateParts
+) -> None:
+    users = [f"u{number}" for number in range(2500)]
+    mark_users(state, *users)
+    tokens = state.users.begin_read(users)
+    state.users.submit_results([(tokens[user], make_result(user)) for user in users])
+    left_ms: list[Any] = []
+
+    class Slow(PublishQueue):
+        """A publisher with a lease that is about to expire after each chunk."""
+
+        def __init__(self, *arguments: Any) -> None:  # noqa: ANN401
+            super().__init__(*arguments)
+            commit_publish = self._commit_publish
+
+            def commit_slowly(*arguments: Any) -> Any:  # noqa: ANN401
+                left_ms.append(redis.pttl(WRITER_LEASE))
+                answer = commit_publish(*arguments)
+                redis.pexpire(WRITER_LEASE, 1000)
+                return answer
+
+            self._commit_publish = commit_slowly  # type: ignore[assignment]
+
+    queue = Slow(redis, Scripts(redis), state.loss_signals)
+    publish_input = queue.acquire_writer("one")
+    assert publish_input is not None
+    assert queue.commit_publish("one", "e", "r", 1, publish_input.pending, NOW) == 0
+    assert len(left_ms) == 2500 // CHUNK_SIZE
+    assert all(1000 < each <= WRITER_LEASE_MS for each in left_ms)
 
 
 def test_publish_queue_commit_restarts_overdue_time(state: StateParts) -> None:

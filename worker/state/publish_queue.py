@@ -30,6 +30,12 @@ from worker.state.loss_signals import LossSignals
 
 WRITER_LEASE_MS = 5000
 """TTL of the writer lease. Another publisher can take over when it expires."""
+MAX_BATCH_RESULTS = 20_000
+"""Results after which a batch is complete; the next publish takes the others.
+
+The time from one renewal of the lease to the next must be much shorter than its TTL, for any number
+of pending results.
+"""
 
 
 class PendingResult(NamedTuple):
@@ -74,8 +80,15 @@ class PublishQueue:
     Every method raises `redis.exceptions.RedisError` if Redis is unavailable.
     """
 
-    def __init__(self, client: "Redis", scripts: Scripts, loss_signals: LossSignals) -> None:
+    def __init__(
+        self,
+        client: "Redis",
+        scripts: Scripts,
+        loss_signals: LossSignals,
+        max_batch_results: int = MAX_BATCH_RESULTS,
+    ) -> None:
         self._redis: Any = client
+        self._max_batch_results = max_batch_results
         self._receipts = Receipts(client)
         self._acquire_writer = scripts["acquire_writer"]
         self._read_pending = scripts["read_pending"]
@@ -93,7 +106,7 @@ class PublishQueue:
         self._redis.rpush(WAKE_LIVE, "1")
 
     def acquire_writer(self, writer_token: str) -> PublishInput | None:
-        """Acquire the writer lease and read all pending results (ACQUIRE WRITER, READ PENDING).
+        """Acquire the writer lease and read a batch (ACQUIRE WRITER, READ PENDING).
 
         Returns None while another publisher holds the lease. Each further chunk renews the lease;
         raises `LeaseLost` if another publisher took it.
@@ -124,9 +137,10 @@ class PublishQueue:
         )
 
     def read_pending(self, token: str, cursor: bytes = b"0") -> dict[str, PendingResult]:
-        """Read the pending results from `cursor` on; each chunk renews the lease (READ PENDING).
+        """Read a batch of pending results from `cursor` on (READ PENDING).
 
-        Raises `LeaseLost`.
+        It has all of them, or at least `max_batch_results`. Each chunk renews the lease. Raises
+        `LeaseLost`.
         """
         keys = [WRITER_LEASE, PENDING_RESULTS, PENDING_CHANGE_VERSIONS, READ_VERSIONS]
         pending: dict[str, PendingResult] = {}
@@ -136,7 +150,7 @@ class PublishQueue:
                 raise LeaseLost
             cursor, *chunk = answer
             pending.update(_parse_pending(*chunk))  # HSCAN may return a user twice
-            if cursor == b"0":
+            if cursor == b"0" or len(pending) >= self._max_batch_results:
                 return pending
 
     def renew_writer(self, token: str) -> None:
@@ -156,7 +170,8 @@ class PublishQueue:
     ) -> int:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
-        Then writes the receipts. `changed_users` have a row or reject that this publish changed.
+        Each further chunk renews the lease. Then writes the receipts. `changed_users` have a row or
+        reject that this publish changed.
         Returns the number of results that are still pending, and releases the lease. Raises
         `LeaseLost` if the lease was lost, and records that as a loss signal.
         """
@@ -178,6 +193,8 @@ class PublishQueue:
         still_pending = 0
         times = self._receipts.read_times(list(published))
         for number, chunk in enumerate(chunks, 1):
+            if number > 1:
+                self.renew_writer(token)
             arguments: list[Any] = [
                 token,
                 output_etag,
