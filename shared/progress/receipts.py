@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -43,10 +43,10 @@ class Receipt:
     """One published result of a user. Times are in Unix seconds, None if they are not known.
 
     `marked_at`: when the first event since the previous publish was seen; None if no event named
-    the user, as in a sweep. `read_at`: when its files had been read. `csv_source` and `csv_etag`
-    identify the CSV, a key or a member of a bundle; None without one. `reason` and `line` are those
-    of a reject. `image` is the source of the image, None without one. `output_etag` is the version
-    of output.csv that has the result.
+    the user before the read, as in a sweep. `read_at`: when its files had been read. `csv_source`
+    and `csv_etag` identify the CSV, a key or a member of a bundle; None without one. `reason` and
+    `line` are those of a reject. `image` is the source of the image, None without one.
+    `output_etag` is the version of output.csv that has the result.
     """
 
     marked_at: float | None
@@ -215,7 +215,18 @@ def _prepend(receipt: Receipt, previous: Sequence[Receipt]) -> list[Receipt]:
     The same files may be read twice: an upload with `?wait=` has an event, too.
     """
     is_repeated = bool(previous) and receipt.outcome == previous[0].outcome
+    if _is_marked_after_read(receipt):
+        # A mark during a publish restarts at its end, when the files may have been read again.
+        known_mark = previous[0].marked_at if is_repeated else None
+        receipt = replace(receipt, marked_at=known_mark)
     return [receipt, *previous[is_repeated:]]
+
+
+def _is_marked_after_read(receipt: Receipt) -> bool:
+    if receipt.marked_at is None or receipt.read_at is None:
+        return False
+    # Times of reads have whole milliseconds.
+    return round(receipt.marked_at, 3) > receipt.read_at
 
 
 def _encode_newest(user_id: str, receipts: Sequence[Receipt]) -> bytes:

@@ -421,6 +421,30 @@ def test_receipt_of_file_read_again_replaces_its_entry(api: Api, rowdrop: Rowdro
     assert [each["etag"] == first["etag"] for each in history] == [True, False, True]
 
 
+@pytest.mark.parametrize(("first_mark", "kept_mark"), [(1.0, 1.0), (3.0, None), (None, None)])
+def test_receipts_know_no_event_after_the_read(
+    redis: "Redis", first_mark: float | None, kept_mark: float | None
+) -> None:
+    """The event of an upload with `?wait=` may come after its read; the file is then read again."""
+    receipts = Receipts(redis)
+    csv = InvalidCsv(CsvVersion("1.csv", "etag", 0), "a reason", 1)
+    results = {"1": ReadResult("1", csv, None)}
+    marks = {} if first_mark is None else {"1": first_mark}
+    receipts.write(results, ["1"], PublishTimes(marks, {"1": 2.0}), "etag", 5.0)
+    receipts.write(results, [], PublishTimes({"1": 5.0}, {"1": 4.0}), "etag", 6.0)
+    (receipt,), _ = receipts.read_user("1")
+    assert (receipt.marked_at, receipt.read_at, receipt.published_at) == (kept_mark, 4.0, 6.0)
+
+
+def test_receipts_know_no_event_of_a_new_file(redis: "Redis") -> None:
+    receipts = Receipts(redis)
+    for etag, marked_at, read_at in (("old", 1.0, 2.0), ("new", 5.0, 4.0)):
+        csv = InvalidCsv(CsvVersion("1.csv", etag, 0), "a reason", 1)
+        times = PublishTimes({"1": marked_at}, {"1": read_at})
+        receipts.write({"1": ReadResult("1", csv, None)}, [], times, "etag", 6.0)
+    assert [each.marked_at for each in receipts.read_user("1")[0]] == [None, 1.0]
+
+
 def write_receipts(receipts: Receipts, users: list[str], now: float) -> None:
     results = {user: ReadResult(user, None, None) for user in users}
     receipts.write(results, results.keys(), PublishTimes({}, {}), "etag", now)
