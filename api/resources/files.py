@@ -46,6 +46,8 @@ RECEIPT_SUFFIX = "/receipt"
 """The end of the address of a receipt. No user file or bundle has such a name, which is that of an
 object in a folder."""
 _FORM_TYPE = "multipart/form-data"
+_FORM_ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}
+"""What browsers send for these characters in file names (HTML standard). `%` stays as it is."""
 MAX_FORM_FILES = 1_000
 """Files and fields that a form may have."""
 FORM_BYTES = 20_000
@@ -217,6 +219,9 @@ def _read_file_name(part: BodyPart) -> str | None:
     except UnicodeError:
         detail = "The form has a file with a name that is not UTF-8."
         raise Problem("wrong-parameter", detail, parameter="name") from None
+    if name:
+        for escape, character in _FORM_ESCAPES.items():
+            name = name.replace(escape, character)
     return name
 
 

@@ -56,10 +56,24 @@ def test_form_shows_file_names_as_text(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "stored"),
+    [("a%22b.csv", 'a"b.csv'), ("100%.csv", "100%.csv"), ("%2F%22%0d.csv", '%2F"%0d.csv')],
+)
+def test_form_decodes_names_as_browsers_encode_them(
+    service: Service, sent: str, stored: str
+) -> None:
+    """The HTML standard escapes the quotation mark, CR and LF, and nothing else."""
+    assert post(service, encode_form([(sent, ADA)])).status_code == 200
+    assert list_names(service) == [stored]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "status"),
     [
         pytest.param("notes.txt", ADA, 400, id="ignored name"),
         pytest.param("../ada.csv", ADA, 400, id="folder"),
+        pytest.param("a%0Dda.csv", ADA, 400, id="CR"),
+        pytest.param("a%0Ada.csv", ADA, 400, id="LF"),
         pytest.param("ada.csv", b"", 400, id="empty"),
         pytest.param("ada.csv", b"x" * 1_000_001, 413, id="large CSV"),
         pytest.param("ada.png", b"x" * (MAX_UPLOAD_BYTES + 1), 413, id="large image"),
