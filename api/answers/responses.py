@@ -17,6 +17,7 @@ from api.answers.selection import select_rows
 from api.answers.table_answers import Answer
 from api.query.links import build_link_header
 from api.query.negotiation import ACCEPTED_MEDIA_TYPES, accepts_gzip, negotiate_format
+from api.query.parameters import check_encoding
 from api.query.row_query import RowQuery
 from api.snapshot.table import SnapshotTable
 from api.web.conditional import HeaderPairs, compute_etag
@@ -31,6 +32,7 @@ def build_rows_answer(table: SnapshotTable, request: Request, today: date) -> An
 
     Raises `InvalidParameter`, or a 406 if `Accept` matches no format.
     """
+    check_encoding(request.query_string)
     query = RowQuery.parse(request.params)
     format_name = query.format or negotiate_format(request.get_header("Accept"))
     if format_name is None:

@@ -1,6 +1,7 @@
 """Parameters of query strings: single values, booleans, and what is invalid. Pure."""
 
 from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 ALLOWED_BOOLEAN = "true or false in any case, 1 or 0"
@@ -17,6 +18,20 @@ class InvalidParameter(ValueError):
         self.name = name
         self.reason = reason
         self.allowed = allowed
+
+
+def check_encoding(query_string: str) -> None:
+    """Raise `InvalidParameter` for a parameter that is not percent-encoded UTF-8.
+
+    falcon decodes its bytes as U+FFFD, which is also a character that a name may have.
+    """
+    for parameter in query_string.split("&"):
+        try:
+            unquote_to_bytes(parameter).decode()
+        except UnicodeDecodeError:
+            name = parameter.partition("=")[0]
+            allowed = "characters percent-encoded as UTF-8"
+            raise InvalidParameter(name, "not UTF-8", allowed) from None
 
 
 def parse_single_values(

@@ -162,9 +162,6 @@ def _parse_search(values: Mapping[str, str]) -> str | None:
         return None
     if len(text) > MAX_SEARCH_LENGTH or not 1 <= len(text.split()) <= MAX_SEARCH_WORDS:
         raise InvalidParameter("q", "the search is empty or too long", ALLOWED_SEARCH)
-    # falcon decodes bytes that are not UTF-8 as U+FFFD.
-    if "\ufffd" in text:
-        raise InvalidParameter("q", "not UTF-8", "characters percent-encoded as UTF-8")
     return text
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from api.answers.selection import build_row_mask
 from api.answers.table_answers import Answer, TableAnswers
 from api.query.filters import compute_ages
+from api.query.parameters import check_encoding
 from api.query.row_query import RowQuery
 from api.snapshot.table import SnapshotTable
 from api.web.conditional import compute_etag
@@ -34,6 +35,7 @@ class StatsResource:
 
 
 def _build_answer(table: SnapshotTable, request: Request, today: date) -> Answer:
+    check_encoding(request.query_string)
     query = RowQuery.parse_selection(request.params)
     etag = compute_etag("stats", table.etag, _describe_filters(query), today.isoformat())
     body = json.dumps(compute_statistics(table, query, today)).encode() + b"\n"

@@ -118,11 +118,14 @@ def test_row_query_selection_refuses_unknown_parameter() -> None:
         assert ", ".join(SELECTING_PARAMETERS) in refusal.value.allowed
 
 
-def test_query_string_that_is_not_utf8_is_refused() -> None:
+@pytest.mark.parametrize("path", ["/data", "/stats"])
+def test_query_string_that_is_not_utf8_is_refused(path: str) -> None:
     service = Service()
-    refusal = service.get("/data?q=J%F6rg")
-    assert (refusal.status_code, refusal.json["parameter"]) == (400, "q")
-    assert "not UTF-8" in refusal.json["detail"]
+    for query, name in (("q=J%F6rg", "q"), ("q=J%EF%BF%BDo%FF", "q"), ("min_age=%FF", "min_age")):
+        refusal = service.get(f"{path}?{query}")
+        assert (refusal.status_code, refusal.json["parameter"]) == (400, name)
+        assert "not UTF-8" in refusal.json["detail"]
+    assert service.get(f"{path}?q=J%EF%BF%BDo").status_code == 200
     service.redis.close()
 
 
