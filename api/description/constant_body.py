@@ -18,6 +18,10 @@ class ConstantBody:
         self._gzip_body = zlib.compress(body, 9, wbits=31)
         self._etags = [compute_etag(media_type, body, is_gzip) for is_gzip in (False, True)]
 
+    def replace(self, old: bytes, new: bytes) -> "ConstantBody":
+        """Return this body with other bytes, and with their ETag. Compresses it again."""
+        return ConstantBody(self.body.replace(old, new), self._media_type, self._headers)
+
     @property
     def gzip_bytes(self) -> int:
         """The size of the compressed body in bytes."""

@@ -1,5 +1,6 @@
 """GET /: the page, for browsers; for programs a short list of the routes."""
 
+from html import escape
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -7,8 +8,12 @@ from falcon.asgi import Request, Response
 from api.access.auth import may_read_without_token
 from api.description.openapi import PATHS, find_token
 from api.description.page_files import PageFiles
+from api.query.links import build_path
 from api.query.negotiation import prefers_html
 from api.query.parameters import parse_single_values
+from api.query.row_query import ROW_PARAMETERS
+
+_NO_SCRIPT_TARGET = b"/data?format=html"
 
 
 def list_routes() -> list[dict[str, Any]]:
@@ -39,13 +44,19 @@ class IndexResource:
     async def on_get(self, request: Request, response: Response) -> None:
         """Respond with the page, or with every route and the address of the documentation.
 
-        The page reads the query string itself: the filters of its table.
+        The page reads the query string itself: the filters of its table. Where it cannot, because
+        the browser runs no scripts, the page of the rows gets them.
         """
         response.append_header("Vary", "Accept")
         if prefers_html(request.get_header("Accept")):
             is_preloading = may_read_without_token(request)
             files = self._page_files
-            (files.preloading_html if is_preloading else files.html).send(request, response)
+            page = files.preloading_html if is_preloading else files.html
+            values = ((name, request.params.get(name)) for name in ROW_PARAMETERS)
+            if filters := {name: value for name, value in values if isinstance(value, str)}:
+                target = build_path("/data", filters, format="html")
+                page = page.replace(_NO_SCRIPT_TARGET, escape(target).encode())
+            page.send(request, response)
             return
         parse_single_values(request.params, ())
         response.media = {"service": "Rowdrop", "documentation": "/docs", "routes": list_routes()}

@@ -63,6 +63,31 @@ def test_page_reads_the_query_string_itself(service: Service) -> None:
     assert service.get("/?min_age=18").status_code == 400
 
 
+def test_page_sends_browsers_without_scripts_to_the_same_rows(service: Service) -> None:
+    def find_target(query: str) -> str:
+        collector = ElementCollector()
+        collector.feed(service.get(f"/{query}", Accept=BROWSER).text)
+        contents = (attributes.get("content") for name, attributes in collector.elements)
+        return next(content for content in contents if content and "url=" in content)
+
+    assert find_target("") == find_target("?anything=1&q=a&q=b") == "0; url=/data?format=html"
+    target = find_target("?min_age=40&q=%22%3E%3Cb%20%26%27%C3%AB&sort=&format=csv&anything=1")
+    assert target == "0; url=/data?min_age=40&q=%22%3E%3Cb+%26%27%C3%AB&sort=&format=html"
+
+
+def test_page_with_filters_is_revalidated_and_compressed(service: Service) -> None:
+    page = service.get("/?q=a", Accept=BROWSER, Accept_Encoding="gzip")
+    assert gzip.decompress(page.content) == service.get("/?q=a", Accept=BROWSER).content
+    for query, status in (("?q=a", 304), ("?q=b", 200), ("", 200)):
+        again = service.get(
+            f"/{query}",
+            Accept=BROWSER,
+            Accept_Encoding="gzip",
+            If_None_Match=page.headers["etag"],
+        )
+        assert (again.status_code, again.headers["cache-control"]) == (status, "no-cache")
+
+
 def test_page_has_strict_content_security_policy(service: Service) -> None:
     policy = service.get("/", Accept=BROWSER).headers["content-security-policy"]
     assert dict(part.strip().split(" ", 1) for part in policy.split(";")) == {
