@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from api.snapshot.table import JsonRows, SnapshotTable
 from shared.formats.output_csv import OUTPUT_COLUMNS, OUTPUT_HEADER
+from shared.formats.records import COLUMNS
 
 CONTENT_TYPES = {
     "json": "application/json",
@@ -24,6 +25,9 @@ CONTENT_TYPES = {
     "parquet": "application/vnd.apache.parquet",
     "html": "text/html; charset=utf-8",
 }
+
+_PARQUET_TYPES = {"string": pa.string(), "integer": pa.int64()}
+_PARQUET_SCHEMA = pa.schema((column.name, _PARQUET_TYPES[column.type]) for column in COLUMNS)
 
 # A row is split into pieces: its opening brace (0), then field number n (2 n + 1) and the comma
 # after it (2 n + 2). The closing brace stands where the last field's comma would be.
@@ -81,8 +85,8 @@ def encode_parquet(
 ) -> bytes:
     """Return the rows as a Parquet file.
 
-    All columns are strings, except `birthts`, which is int64.  `img_path` is null without an image.
-    `rows`: the row numbers, in order; None for all rows.
+    Texts are strings, and integers int64.  `img_path` is null without an image.  `rows`: the row
+    numbers, in order; None for all rows.
     """
     columns = _select_columns(table, rows)
     image_paths = columns["img_path"]
@@ -90,11 +94,8 @@ def encode_parquet(
         pc.equal(image_paths, ""), pa.scalar(None, image_paths.type), image_paths
     )
     columns = columns.set_column(columns.column_names.index("img_path"), "img_path", with_nulls)
-    schema = pa.schema(
-        (name, pa.int64() if name == "birthts" else pa.string()) for name in columns.column_names
-    )
     sink = pa.BufferOutputStream()
-    pq.write_table(columns.cast(schema).select(list(fields or OUTPUT_COLUMNS)), sink)
+    pq.write_table(columns.cast(_PARQUET_SCHEMA).select(list(fields or OUTPUT_COLUMNS)), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 

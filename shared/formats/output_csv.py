@@ -305,8 +305,8 @@ def _is_ascending(user_ids: pa.Array, last_user_id: str) -> bool:
 def _encode_lines(batch: pa.RecordBatch) -> pa.Buffer:
     """Return the buffer that holds these rows' lines, each as `encode_row` writes it."""
     columns = [
-        column.cast(_TEXT_TYPE) if name == "birthts" else _quote_column(column)
-        for name, column in zip(OUTPUT_COLUMNS, batch.columns, strict=True)
+        values.cast(_TEXT_TYPE) if column.type == "integer" else _quote_column(values)
+        for column, values in zip(COLUMNS, batch.columns, strict=True)
     ]
     lines = pc.binary_join_element_wise(*columns, pa.scalar(",", _TEXT_TYPE))
     terminated_lines = pc.binary_join_element_wise(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from shared.csv_reader.reasons import MAX_CSV_BYTES
 from shared.formats.object_names import IMAGES_FOLDER, OUTPUT_KEY, REJECTS_KEY
-from shared.formats.output_csv import OutputCsv
+from shared.formats.output_csv import OUTPUT_COLUMNS, OutputCsv
 from shared.formats.records import QUARANTINE_REASON, CsvVersion, InvalidCsv, Reject, Row, ValidCsv
 from shared.formats.source_keys import make_csv_key, parse_bundle_id
 from shared.object_store import ObjectNotFound, ObjectStore, ObjectUnreadable
@@ -232,9 +232,8 @@ def find_differences(
 def _describe_difference(expected_row: Row, row: Row | None) -> str:
     if row is None:
         return f"has a valid CSV, but no row in {OUTPUT_KEY}"
-    names = ("first_name", "last_name", "birthts", "img_path")
     return "differs in " + ", ".join(
-        name for name in names if getattr(expected_row, name) != getattr(row, name)
+        name for name in OUTPUT_COLUMNS if getattr(expected_row, name) != getattr(row, name)
     )
 
 

@@ -40,13 +40,12 @@ def find_out_of_sync_users(desired: DesiredState, published: PublishedFiles) -> 
     facts = facts.reindex(user_ids)
     rejected_versions = rejects.reindex(user_ids)
     has_csv = source["etag"].notna()
-    has_row = rows["birthts"].notna()
+    has_row = rows["img_path"].notna()
     in_rejects = pd.Series(user_ids.isin(list(published.rejects)), index=user_ids)
     image_in_sync = ~has_row | (rows["img_path"] == source["img_path"])
     fact_matches = (facts["csv_etag"] == source["etag"]) & (facts["csv_source"] == source["source"])
     # Also compare the values: a row may have been edited by hand since the manifest was written.
-    fact_matches &= facts["birthts"] == rows["birthts"]
-    for column in ("first_name", "last_name"):
+    for column in rows.columns.drop("img_path"):
         fact_matches &= facts[column] == rows[column]
     csv_in_sync = (rejected_versions == source["etag"] + source["source"]) | (
         fact_matches & has_row & ~in_rejects
