@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 
 from api.access.auth import AuthMiddleware
 from api.access.cross_site import CrossSiteMiddleware
+from api.answers.formats import CONTENT_TYPES
+from api.answers.html_page import PAGE_HEADERS, render_problem_page
 from api.answers.quotes import QuoteReader
 from api.answers.table_answers import TableAnswers
 from api.controllers.bundle_drop_controller import BundleDropController, BundleReader
@@ -28,6 +30,7 @@ from api.description.docs import DocsResource
 from api.description.index import IndexResource
 from api.description.openapi import OpenApiResource
 from api.description.page_files import PageFileResource, load_page_files
+from api.query.negotiation import prefers_html
 from api.query.parameters import InvalidParameter
 from api.resources.data import ChangesResource, DataResource, UserResource
 from api.resources.errors import ErrorsResource
@@ -45,8 +48,9 @@ from api.web.error_handlers import (
     handle_redis_outage,
     handle_store_outage,
     handle_unexpected_error,
-    serialize_problem,
 )
+from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
+from api.web.problems import build_error_body
 from api.web.thread_pool import ThreadPool
 from api.web.transfers import Transfers
 from shared.object_store import StoreUnavailable
@@ -110,13 +114,28 @@ def create_app(
 
 
 def _add_error_handlers(app: _App) -> None:
-    app.set_error_serializer(serialize_problem)
+    app.set_error_serializer(_serialize_problem)
     # falcon calls the handler of the most specific class, regardless of this order.
     app.add_error_handler(Exception, handle_unexpected_error)
     app.add_error_handler(InvalidParameter, handle_invalid_parameter)
     app.add_error_handler(RedisError, handle_redis_outage)
     app.add_error_handler(OperationalError, handle_redis_outage)
     app.add_error_handler(StoreUnavailable, handle_store_outage)
+
+
+def _serialize_problem(
+    request: falcon.asgi.Request, response: falcon.asgi.Response, error: falcon.HTTPError
+) -> None:
+    """Serialize an HTTP error as a problem document, or as a page for a browser."""
+    body = build_error_body(error)
+    response.set_header("Cache-Control", "no-store")
+    if prefers_html(request.get_header("Accept")):
+        response.content_type = CONTENT_TYPES["html"]
+        response.set_headers(PAGE_HEADERS)
+        response.data = render_problem_page(body["title"], body["detail"])
+    else:
+        response.content_type = PROBLEM_MEDIA_TYPE
+        response.data = encode_json(body).encode()
 
 
 def _add_routes(app: _App, dependencies: Dependencies, clock: Callable[[], float]) -> None:

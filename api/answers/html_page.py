@@ -113,6 +113,15 @@ def render_stored_page(names: Sequence[str]) -> bytes:
     )
 
 
+def render_problem_page(title: str, detail: str) -> bytes:
+    """Return the page that a browser gets instead of a problem document."""
+    return render_page(
+        title,
+        f"<h1>{escape(title)}</h1><p>{escape(detail)}</p>"
+        '<p><a href="/data?format=html">The rows</a></p>',
+    )
+
+
 def _render_form(parameters: QueryParameters, filters: Sequence[Filter]) -> str:
     inputs = [_render_input("q", "Search", "search", 20, parameters)]
     inputs += [_render_filter(each, parameters) for each in filters]

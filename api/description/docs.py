@@ -43,7 +43,8 @@ _TOKEN_SENTENCES = {
 _PROBLEMS_HEAD = """<h2 id="problems">Errors</h2>
 <p>Each error is an <code>application/problem+json</code> document (RFC 9457). Its <code>type</code>
 links to this table, <code>title</code> and <code>status</code> are those of the table, and
-<code>detail</code> says what went wrong with this request.</p>"""
+<code>detail</code> says what went wrong with this request. A browser gets title and detail as a
+page.</p>"""
 
 _PLAIN_PROBLEMS_HEAD = f"""<p>All other errors have the type <code>{PLAIN_TYPE}</code>: the status
 says what is wrong.</p>"""

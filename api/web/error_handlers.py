@@ -7,9 +7,7 @@ import falcon
 from falcon.asgi import Request, Response
 
 from api.query.parameters import InvalidParameter
-from api.web.bodies import encode_json
-from api.web.problem_kinds import PROBLEM_MEDIA_TYPE
-from api.web.problems import Problem, build_plain_body, build_unavailable_problem
+from api.web.problems import Problem, build_unavailable_problem
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +45,3 @@ async def handle_unexpected_error(
     """Handle an unexpected exception: log its traceback and raise a 500."""
     logger.error("unexpected error; the client gets a 500", exc_info=error)
     raise falcon.HTTPInternalServerError from error
-
-
-def serialize_problem(request: Request, response: Response, error: falcon.HTTPError) -> None:
-    """Serialize an HTTP error as a problem document, regardless of `Accept`."""
-    if isinstance(error, Problem):
-        body = error.build_body()
-    else:
-        body = build_plain_body(error.status_code, error.description)
-    response.content_type = PROBLEM_MEDIA_TYPE
-    response.data = encode_json(body).encode()
-    response.set_header("Cache-Control", "no-store")

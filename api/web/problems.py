@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457, `application/problem+json`), the one format of all error responses.
+"""Problem documents (RFC 9457, `application/problem+json`), the format of all error responses.
 
 Each has a `type`, `title`, `status` and `detail`: what went wrong in this request and how to
 correct it.  A `Problem` has a type that links to its explanation at /docs.  Some have more fields,
@@ -62,6 +62,13 @@ def build_plain_body(status: int, detail: str | None = None) -> dict[str, Any]:
         "status": status,
         "detail": detail or STATUS_EXPLANATIONS.get(status, get_status_title(status)),
     }
+
+
+def build_error_body(error: falcon.HTTPError) -> dict[str, Any]:
+    """Return the fields of the document of any HTTP error."""
+    if isinstance(error, Problem):
+        return error.build_body()
+    return build_plain_body(error.status_code, error.description)
 
 
 def build_not_ready_problem() -> Problem:

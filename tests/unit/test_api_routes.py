@@ -543,7 +543,7 @@ def test_routes_that_need_redis_return_503_without_it(
 
 
 def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -> None:
-    not_found = service.get("/nowhere", Accept="text/html")
+    not_found = service.get("/nowhere", Accept="text/csv")
     not_allowed = service.client.simulate_delete("/data")
     assert (not_found.status_code, not_allowed.status_code) == (404, 405)
     assert json.loads(not_found.content) == {
@@ -554,6 +554,21 @@ def test_routes_refuse_unknown_paths_and_methods_as_problems(service: Service) -
     }
     assert "GET, HEAD, POST" in not_allowed.headers["allow"]
     assert not_allowed.json["detail"]
+
+
+def test_problem_is_a_page_for_a_browser(service: Service) -> None:
+    browser = "text/html,application/xhtml+xml,*/*;q=0.8"
+    page = service.get("/data?format=html&min_age=%3Cb%3E", Accept=browser)
+    assert page.status_code == 400
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "<h1>Invalid parameter</h1><p>min_age: &#x27;&lt;b&gt;&#x27; is not" in page.text
+    assert '<a href="/data?format=html">' in page.text
+    for accept in ("*/*", "application/json", "text/html;q=0.5, application/json", "nonsense"):
+        problem = service.get("/data?format=html&min_age=%3Cb%3E", Accept=accept)
+        assert problem.headers["content-type"] == "application/problem+json"
+        assert problem.json["parameter"] == "min_age"
 
 
 def test_index_route_lists_every_route(service: Service) -> None:
