@@ -8,24 +8,32 @@ export class Filters {
   constructor(api, onChange) {
     this.api = api;
     this.onChange = onChange;
-    this.names = [...(api.hasSearch ? ["q"] : []), ...api.filters.map((each) => each.name), "sort"];
+    this.filters = new Map(api.filters.map((each) => [each.name, each]));
+    this.names = [...(api.hasSearch ? ["q"] : []), ...this.filters.keys(), "sort"];
+    this.ranges = api.columns.flatMap((column) => column.histogram ?? []);
     this.inputs = new Map();
+    this.edited = new Set(); // names of inputs with an edit that is not applied yet
+    this.recorded = null; // name of the input with the edit that is the newest history entry
     this.values = {};
     this.readAddress();
     this.buildForm();
     addEventListener("popstate", () => {
+      if (location.search === this.search) return; // a link to a part of the page
       this.readAddress();
+      this.edited.clear();
+      this.recorded = null;
       this.showValues();
       this.onChange();
     });
   }
 
   readAddress() {
-    const parameters = new URLSearchParams(location.search);
+    this.search = location.search;
+    const parameters = new URLSearchParams(this.search);
     this.values = {};
     for (const name of this.names) {
       const value = parameters.get(name);
-      if (value) this.values[name] = value;
+      if (value) this.values[name] = isBoolean(this.filters.get(name)) ? toChoice(value) : value;
     }
   }
 
@@ -48,19 +56,25 @@ export class Filters {
   }
 
   set(changes) {
+    this.apply({ ...this.takeEdits(), ...changes });
+    this.recorded = null;
+    this.showValues();
+    this.onChange();
+  }
+
+  // Change the values and the address. `method` is that of the history.
+  apply(changes, method = "pushState") {
     for (const [name, value] of Object.entries(changes)) {
       if (value === null || value === "") delete this.values[name];
       else this.values[name] = String(value);
     }
     const query = this.query();
-    history.pushState(null, "", query ? `?${query}` : location.pathname);
-    this.showValues();
-    this.onChange();
+    history[method](null, "", query ? `?${query}` : location.pathname);
+    this.search = location.search;
   }
 
   clear() {
-    const empty = Object.fromEntries(this.names.map((name) => [name, null]));
-    this.set({ ...empty, sort: this.values.sort ?? null });
+    this.set(Object.fromEntries(this.names.map((name) => [name, null])));
   }
 
   // Sort by a column; a second call reverses the order, a third one ends it: then by key.
@@ -78,11 +92,16 @@ export class Filters {
 
   buildForm() {
     const form = find("filters");
+    const readLater = debounce(() => this.readForm());
     const labels = this.names.filter((name) => name !== "sort").map((name) => {
       const input = this.buildInput(name);
       this.inputs.set(name, input);
+      input.addEventListener("input", () => {
+        this.edited.add(name);
+        readLater();
+      });
       if (name === "q") return field(name, "Search", input, "wide");
-      return field(name, this.findFilter(name).title, input, "");
+      return field(name, this.filters.get(name).title, input, "");
     });
     const sort = el("select", { onchange: () => this.set({ sort: sort.value }) },
       el("option", { value: "" }, this.api.key.title),
@@ -98,29 +117,23 @@ export class Filters {
       setTimeout(() => setText(copy, "Copy as curl"), 2000);
     }, "");
     this.clearButton = button("Clear", () => this.clear(), "");
+    this.conflict = el("p", { class: "error", role: "status" });
     form.replaceChildren(...labels, field("sort", "Order", sort, "only-narrow"),
-      el("span", { class: "end" }, this.clearButton, copy));
+      el("span", { class: "end" }, this.clearButton, copy), this.conflict);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.readForm();
     });
-    const readLater = debounce(() => this.readForm());
-    form.addEventListener("input", (event) => {
-      if (event.target !== sort) readLater();
-    });
+    form.addEventListener("focusin", () => (this.recorded = null));
     this.showValues();
-  }
-
-  findFilter(name) {
-    return this.api.filters.find((each) => each.name === name);
   }
 
   buildInput(name) {
     if (name === "q") {
       return el("input", { type: "search", title: this.api.searchHint, maxlength: 200 });
     }
-    const filter = this.findFilter(name);
-    if (filter.kind === "boolean") {
+    const filter = this.filters.get(name);
+    if (isBoolean(filter)) {
       const options = { "": "any", ...filter.choices };
       return el("select", {},
         ...Object.entries(options).map(([value, text]) => el("option", { value }, text)));
@@ -134,23 +147,52 @@ export class Filters {
     });
   }
 
+  // Return the edits that are not applied yet, as changes. The other inputs do not count: they may
+  // not be able to show what the address has.
+  takeEdits() {
+    const names = [...this.edited];
+    this.edited.clear();
+    return Object.fromEntries(names.map((name) => [name, this.inputs.get(name).value.trim()]));
+  }
+
+  // Successive edits of one input are one entry of the history.
   readForm() {
-    const changes = {};
-    for (const [name, input] of this.inputs) {
-      const value = input.value.trim();
-      if (value !== (this.values[name] ?? "")) changes[name] = value;
-    }
-    if (Object.keys(changes).length) this.set(changes);
+    const changes = this.takeEdits();
+    if (this.query(changes) === this.query()) return;
+    const name = Object.keys(changes).join();
+    this.apply(changes, name === this.recorded ? "replaceState" : "pushState");
+    this.recorded = name;
+    this.showState();
+    this.onChange();
   }
 
   showValues() {
     for (const [name, input] of this.inputs) {
       const value = this.values[name] ?? "";
-      if (input !== document.activeElement && input.value !== value) input.value = value;
+      input.value = value;
+      if (input.value !== value && input.matches("select")) {
+        input.append(el("option", { value }, value)); // it is not among the choices
+        input.value = value;
+      }
     }
-    this.clearButton.hidden = !this.isActive;
+    this.showState();
+  }
+
+  showState() {
+    this.clearButton.hidden = !Object.keys(this.values).length;
+    const conflicts = this.ranges.filter(({ min_filter: low, max_filter: high }) =>
+      Number(this.values[low]) > Number(this.values[high]));
+    const texts = conflicts.map(({ min_filter: low, max_filter: high }) =>
+      `${this.filters.get(low).title} is above ${this.filters.get(high).title}.`);
+    this.conflict.hidden = !texts.length;
+    setText(this.conflict, texts.join(" "));
   }
 }
+
+const isBoolean = (filter) => filter?.kind === "boolean";
+
+// The API allows "true" and "false" in any case, "1" and "0".
+const toChoice = (value) => ({ 1: "true", 0: "false" }[value] ?? value.toLowerCase());
 
 function field(name, title, input, className) {
   input.id = `filter-${name}`;
