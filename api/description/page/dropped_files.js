@@ -78,7 +78,7 @@ export function selectFiles(files, pattern) {
     if (parts.length > 1 && parts.some(isJunk)) continue;
     const name = lowerExtension(parts.at(-1), pattern);
     let problem = null;
-    if (!pattern.test(name)) problem = "not a CSV, an image or a bundle: not uploaded";
+    if (!pattern.test(name)) problem = explainName(name, pattern);
     else if (names.has(name)) problem = `there is another ${name} nearer to the top: not uploaded`;
     else if (file.size === 0) problem = "the file is empty: not uploaded";
     selected.push({ file, name, problem, id: names.has(name) ? path : name });
@@ -88,6 +88,14 @@ export function selectFiles(files, pattern) {
 }
 
 const isJunk = (part) => JUNK_START.test(part) || JUNK_FOLDERS.has(part);
+
+// Of a name that does not match, the extension or the rest is the cause.
+function explainName(name, pattern) {
+  const [extension] = name.toLowerCase().match(/(\.tar)?\.[^.]*$/) ?? [""];
+  return pattern.test(`x${extension}`)
+    ? "a file with such a name would be ignored: not uploaded; rename it"
+    : "not a CSV, an image or a bundle: not uploaded";
+}
 
 // Only names with an extension in lower case are read, and some programs write "ada.CSV".
 function lowerExtension(name, pattern) {

@@ -11,6 +11,7 @@ export class Files {
   constructor(uploads) {
     this.uploads = uploads;
     this.prefix = "";
+    this.turn = 0; // the newest request counts
     this.starts = [""]; // the names after which the pages begin
     this.list = el("ul", { class: "list" });
     this.empty = el("p", { class: "quiet", hidden: true });
@@ -38,6 +39,8 @@ export class Files {
   }
 
   async show() {
+    this.turn += 1;
+    const { turn } = this;
     const parameters = new URLSearchParams({ limit: PAGE });
     if (this.prefix) parameters.set("prefix", this.prefix);
     const start = this.starts.at(-1);
@@ -45,6 +48,11 @@ export class Files {
     try {
       const response = await request(`/files?${parameters}`);
       const files = await response.json();
+      if (turn !== this.turn) return;
+      if (!files.length && this.starts.length > 1) {
+        this.move(-1); // the files of this page are deleted
+        return;
+      }
       this.error.hidden = true;
       setText(this.range, files.length ? `${files[0].name} to ${files.at(-1).name}` : "");
       this.nextStart = response.headers.get("Link") ? files.at(-1)?.name : null;
@@ -52,6 +60,7 @@ export class Files {
       this.empty.hidden = files.length > 0;
       setText(this.empty, this.prefix ? "No file begins with this." : "None yet.");
     } catch (error) {
+      if (turn !== this.turn) return;
       this.error.hidden = false;
       setText(this.error, error.message);
     }

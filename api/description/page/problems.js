@@ -19,6 +19,7 @@ export class Problems {
   constructor(uploads) {
     this.uploads = uploads;
     this.offset = 0;
+    this.turn = 0; // the newest request counts
     this.list = el("ul", { class: "list" });
     this.empty = el("p", { class: "quiet", hidden: true },
       "None: no file is rejected, ignored or suspicious.");
@@ -30,8 +31,11 @@ export class Problems {
   }
 
   async show() {
+    this.turn += 1;
+    const { turn } = this;
     const response = await request(`/errors?limit=${PAGE}&offset=${this.offset}`);
     const entries = await response.json();
+    if (turn !== this.turn) return;
     const total = Number(response.headers.get("X-Total-Count"));
     if (!entries.length && this.offset) {
       this.offset = 0;
