@@ -300,3 +300,22 @@ def test_page_follows_another_schema(browser: Browser, bare_api: ApiEnvironment)
         expect(buttons).to_have_text(["Read again", "Delete this row"])
         page.complaints = [each for each in page.complaints if "503" not in each]
         page.close()
+
+
+def test_row_without_an_address_says_so(browser: Browser, bare_api: ApiEnvironment) -> None:
+    """A browser resolves the parts "." and ".." of a path."""
+    bare_api.store.put("output.csv", OUTPUT_HEADER + b".,Ann,Lee,0,\n..,Ann,Lee,0,\n")
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = open_page(browser, bare_api).open()
+        expect(page.rows).to_have_count(2)
+        for number, key in enumerate((".", "..")):
+            page.rows.nth(number).click()
+            card = page.find("#detail")
+            expect(card).to_contain_text(f'A browser cannot ask for the row "{key}"')
+            expect(card.locator(".fields").first).to_contain_text("Ann")
+            expect(card.get_by_role("button", name="Read again")).to_be_hidden()
+            expect(card.locator(".error")).to_be_hidden()
+            page.tab.keyboard.press("Escape")
+        page.complaints = [each for each in page.complaints if "503" not in each]
+        page.close()

@@ -72,3 +72,26 @@ def test_picture_is_added_replaced_and_deleted_with_its_row(
     expect_gone(page)
     assert list_names() == []
     expect(page.find("#detail-title")).to_be_focused()
+
+
+def test_row_that_is_gone_is_not_requested_again(
+    page: RowdropPage, card: Locator, s3: Minio
+) -> None:
+    s3.remove_object("src-data", "ada.csv")
+    expect_gone(page)
+    with page.tab.expect_response("**/data?*q=ada"):
+        put(s3, "bob.csv", f"{HEADER}Bob,King,0\n".encode())
+    expect(page.row("bob")).to_be_visible()
+    assert page.complaints == []
+    put(s3, "ada.csv", ADA.encode())
+    expect(card.locator(".card-body")).to_contain_text("Lovelace")
+
+
+def test_focus_is_on_the_table_heading_without_rows(
+    page: RowdropPage, card: Locator, s3: Minio
+) -> None:
+    s3.remove_object("src-data", "ada.csv")
+    expect_gone(page)
+    expect(page.find("#table")).to_be_hidden()
+    page.tab.keyboard.press("Escape")
+    expect(page.find("#rows-title")).to_be_focused()

@@ -10,6 +10,8 @@ import {
 import { chooseFile } from "./dropped_files.js";
 import { showFiles } from "./files.js";
 
+const WITHOUT_ADDRESS = new Set([".", ".."]); // see rowPath()
+
 export class Detail {
   constructor(api, uploads) {
     this.api = api;
@@ -21,7 +23,13 @@ export class Detail {
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog) this.dialog.close();
     });
-    this.dialog.addEventListener("close", () => (this.key = null));
+    this.dialog.addEventListener("close", () => {
+      this.key = null;
+      // The row was the last one, so the focus cannot return to the table.
+      const { activeElement } = document;
+      const isLost = activeElement === document.body || this.dialog.contains(activeElement);
+      if (isLost && find("table").hidden) focusHeading(find("rows"));
+    });
     this.build();
   }
 
@@ -75,38 +83,50 @@ export class Detail {
     this.asJson.href = rowPath(this.key);
     this.showRow(row);
     if (!this.dialog.open) this.dialog.showModal();
-    await this.refresh();
+    if (WITHOUT_ADDRESS.has(this.key)) this.showWithoutAddress();
+    else await this.refresh();
+  }
+
+  showWithoutAddress() {
+    this.actions.hidden = true;
+    setText(this.noFiles, `A browser cannot ask for the row "${this.key}", because its key is a `
+      + `part of a path. If ${this.key}.csv is in the list of files, it can be deleted there.`);
   }
 
   // Show what the row is now: after each change of the table.
   async refresh() {
     const { key } = this;
-    if (key === null) return;
+    if (key === null || WITHOUT_ADDRESS.has(key)) return;
     this.turn += 1;
     const { turn } = this;
     const isCurrent = () => this.key === key && this.turn === turn;
     try {
-      const response = await send(`${rowPath(key)}?explain=1`);
-      if (!response.ok && response.status !== 404) {
-        throw new ApiError(response.status, await readProblem(response));
-      }
-      const { explain, ...row } = response.ok ? await response.json() : {};
+      const isStillGone = !this.gone.hidden && !(await this.mayExist(key));
+      const found = isStillGone ? null : await loadRow(key);
+      const { explain, ...row } = found ?? {};
       const files = await listFiles(key);
       const csv = explain?.csv ?? `${key}.csv`;
-      const isKnown = !response.ok || files.some((file) => file.name === csv);
+      const isKnown = !found || files.some((file) => file.name === csv);
       const receipt = isKnown ? await loadReceipt(csv) : null;
       if (!isCurrent()) return;
       this.error.hidden = true;
-      if (response.ok) this.showRow(row);
+      if (found) this.showRow(row);
       else this.showGone(receipt);
-      this.showFiles(files, response.ok, explain);
+      this.showFiles(files, Boolean(found), explain);
       this.showProvenance(explain, receipt);
-      if (response.ok) await this.showImage(row, files);
+      if (found) await this.showImage(row, files);
     } catch (error) {
       if (!isCurrent()) return;
       this.error.hidden = false;
       setText(this.error, error.message);
     }
+  }
+
+  // A browser reports each 404 in its console, so a row that is gone is searched for.
+  async mayExist(key) {
+    if (!this.api.hasSearch) return true;
+    const response = await send(`/data?limit=1&q=${encodeURIComponent(key)}`);
+    return response.headers.get("X-Total-Count") !== "0";
   }
 
   showRow(row) {
@@ -219,6 +239,14 @@ export class Detail {
     this.uploads.onChange();
     return "Deleted.";
   }
+}
+
+// Return the row and how it was made; null if it is gone.
+async function loadRow(key) {
+  const response = await send(`${rowPath(key)}?explain=1`);
+  if (response.ok) return response.json();
+  if (response.status === 404) return null;
+  throw new ApiError(response.status, await readProblem(response));
 }
 
 async function listFiles(key) {
