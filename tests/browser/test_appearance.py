@@ -14,6 +14,10 @@ SERIOUS = {"serious", "critical"}
 MIN_TARGET_PX = 40
 """Least height of what is pressed with a finger."""
 
+MAX_ENTRY_PX = 400
+"""Limit of the height of an upload with long values."""
+
+_HIDDEN_WIDTH = """(element) => element.scrollWidth - element.clientWidth"""
 _HEIGHTS = """() => [...document.querySelectorAll("button, .button, input, select, summary")]
     .filter((each) => each.offsetParent && !each.closest(".bars"))
     .map((each) => [each.outerHTML, each.getBoundingClientRect().height])"""
@@ -94,3 +98,28 @@ def test_page_without_scripts_shows_rows_and_filters(open_tab: OpenPage, browser
     expect(plain.find("li")).to_have_text("bob.csv")
     expect(page.row("bob")).to_be_visible()
     plain.close()
+
+
+@pytest.mark.parametrize(("size", "length"), [(NARROW, 64), (WIDE, 240)], ids=["narrow", "wide"])
+def test_long_names_and_values_need_no_sideways_scrolling(
+    open_tab: OpenPage, size: dict[str, int], length: int
+) -> None:
+    page = open_tab(viewport=size)
+    key = length * "f"
+    page.drop((f"{key}.csv", f"{HEADER}Ada,{5000 * 'x'},0\n"))
+    expect(page.upload(key)).to_contain_text("Ada")
+    assert page.find("#upload-list").evaluate(_HIDDEN_WIDTH) == 0
+    box = page.upload(key).bounding_box()
+    assert box
+    assert box["height"] < MAX_ENTRY_PX
+    page.row(key).click()
+    expect(page.find("#detail .file")).to_have_count(1)
+    assert page.find("#detail").evaluate(_HIDDEN_WIDTH) == 0
+    expect(page.find("#detail").get_by_role("button", name="Close")).to_be_in_viewport(ratio=1)
+
+
+def test_print_says_where_all_rows_are(page: RowdropPage) -> None:
+    note = page.tab.get_by_text("Only the rows in view are printed.")
+    expect(note).to_be_hidden()
+    page.tab.emulate_media(media="print")
+    expect(note).to_be_visible()
