@@ -50,7 +50,7 @@ def test_filter_is_a_part_of_the_address(page: RowdropPage, open_tab: OpenPage) 
     expect(page.rows).to_have_count(1)
     expect(page.row("carl")).to_be_visible()
     expect(page.find("#numbers")).to_contain_text("1row matches")
-    expect(page.find('#histogram [aria-label="age 20 to 29: 0"]')).to_be_visible()
+    expect(page.find('#histogram [aria-label="Age 20 to 29: 0"]')).to_be_visible()
     # The address shows the same to everyone, and the back button takes the last filter back.
     other = open_tab(f"/?{urlsplit(page.tab.url).query}")
     expect(other.rows).to_have_count(1)
