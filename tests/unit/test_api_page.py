@@ -22,7 +22,7 @@ from tests.unit.test_api_routes import Service
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 NAME = "rowdrop.example.org"
 REMOTE = "10.0.0.1"
-MAX_PAGE_BYTES = 45_000
+MAX_PAGE_BYTES = 50_000
 """Limit of all files of the page, compressed."""
 MIN_BORDER_CONTRAST = 3
 """Least contrast of what shows where a field is (WCAG 2.2, 1.4.11)."""

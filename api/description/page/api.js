@@ -4,6 +4,8 @@ import { el, find, saveBlob, withObjectUrl } from "./dom.js";
 
 const TOKEN_KEY = "rowdrop-token";
 let pendingToken = null;
+let cancelledAt = -1; // when the user last closed the question without a token
+let isReadRefused = false;
 
 export const getToken = () => sessionStorage.getItem(TOKEN_KEY) ?? "";
 
@@ -12,11 +14,18 @@ export const authorization = () => (getToken() ? { Authorization: `Bearer ${getT
 // A response that is an error. `detail` says what went wrong, `problem` is the whole document.
 export class ApiError extends Error {
   constructor(status, problem) {
-    super(problem.detail ?? `The request failed (${status || "no connection"}).`);
+    const detail = problem.detail ?? `The request failed (${status || "no connection"}).`;
+    super(problem.allowed ? `${detail} (allowed: ${problem.allowed})` : detail);
     this.status = status;
     this.problem = problem;
   }
 }
+
+// Whether the same request may succeed later. A proxy sends a 502 or 504 while the API restarts.
+export const isOutage = ({ status }) => [0, 502, 503, 504].includes(status);
+
+// Whether the user has closed the question for a token, and reads need one.
+export const isTokenMissing = () => isReadRefused;
 
 // A 429 means that this token is wrong, like many before: only another one helps.
 export const needsToken = (status, problem) =>
@@ -30,9 +39,13 @@ export async function readProblem(response) {
   }
 }
 
-// Return the response with any status, or ask for a token and repeat the request.
-export async function send(path, options = {}) {
+// Return the response with any status, or ask for a token and repeat the request. After the user
+// has refused to give one, requests with `isBackground` are not sent.
+export async function send(path, { isBackground = false, ...options } = {}) {
+  const since = performance.now();
+  const isRead = [undefined, "HEAD"].includes(options.method);
   for (;;) {
+    if (isBackground && isReadRefused) throw new ApiError(401, { detail: "A token is needed." });
     const used = getToken();
     let response;
     try {
@@ -42,10 +55,13 @@ export async function send(path, options = {}) {
       if (error.name === "AbortError") throw error;
       throw new ApiError(0, { detail: "The API does not answer." });
     }
+    if (response.ok && isRead && since > cancelledAt) isReadRefused = false;
     if (![401, 403, 429].includes(response.status)) return response;
     const problem = await readProblem(response.clone());
     if (!needsToken(response.status, problem)) return response;
-    if (!(await askForToken(problem.detail, used))) return response;
+    if (await askForToken(problem.detail, used, since)) continue;
+    isReadRefused ||= isRead;
+    return response;
   }
 }
 
@@ -57,16 +73,25 @@ export async function request(path, options = {}) {
 
 export const getJson = async (path, options) => (await request(path, options)).json();
 
-// Ask once, whichever requests wait for it. Return whether there is a new token.
-export async function askForToken(detail, used) {
+// Ask once, whichever requests wait for it. A Cancel also counts for requests of an earlier time
+// `since`. Return whether there is a new token.
+export async function askForToken(detail, used, since = performance.now()) {
   if (getToken() !== used) return true;
+  if (since < cancelledAt) return false;
   pendingToken ??= showTokenDialog(detail).finally(() => (pendingToken = null));
   return pendingToken;
 }
 
+// Call `action` each time a token was given.
+export const onToken = (action) => document.addEventListener("token", action);
+
 function showTokenDialog(detail) {
   const dialog = find("token-dialog");
-  const input = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const input = el("input", {
+    type: "password", id: "token", autocomplete: "off", required: true,
+    // fetch() refuses other characters in a header.
+    pattern: "\\s*[!-~]+\\s*", title: "Letters, digits and signs of ASCII, without blanks",
+  });
   const form = el("form", { method: "dialog" },
     el("h2", { id: "token-title" }, "This Rowdrop needs a token"),
     el("p", { class: "quiet" }, detail ?? ""),
@@ -83,8 +108,14 @@ function showTokenDialog(detail) {
     dialog.addEventListener("close", () => {
       const token = input.value.trim();
       const isGiven = dialog.returnValue === "ok" && token !== "";
-      if (isGiven) sessionStorage.setItem(TOKEN_KEY, token);
       dialog.replaceChildren();
+      if (isGiven) {
+        sessionStorage.setItem(TOKEN_KEY, token);
+        isReadRefused = false;
+        document.dispatchEvent(new Event("token"));
+      } else {
+        cancelledAt = performance.now();
+      }
       resolve(isGiven);
     }, { once: true });
   });

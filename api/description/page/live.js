@@ -1,7 +1,7 @@
 // Calls the handlers when the table or the status changes: by the stream of /changes, or by
 // polling.
 
-import { request, send } from "./api.js";
+import { request } from "./api.js";
 import { sleep } from "./dom.js";
 
 const RETRY_MS = 3000;
@@ -24,7 +24,7 @@ export function follow({ onTable, onStatus, onConnection }) {
 
   async function readStream(signal) {
     const headers = { Accept: "text/event-stream" };
-    const response = await request("/changes", { signal, headers });
+    const response = await request("/changes", { signal, headers, isBackground: true });
     onConnection(true);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -52,8 +52,8 @@ export function follow({ onTable, onStatus, onConnection }) {
   }
 
   async function poll(signal) {
-    const response = await send("/data?limit=0", { signal });
-    onConnection(response.ok);
+    const response = await request("/data?limit=0", { signal, isBackground: true });
+    onConnection(true);
     note("table", response.headers.get("X-Table-Version"));
     note("status", String(Date.now()));
   }

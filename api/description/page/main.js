@@ -1,7 +1,11 @@
 // Put the parts of the page together.
 
-import { describeApi, download, getToken, openAnswer } from "./api.js";
-import { attempt, button, el, find, refreshTimes, saveBlob, setText, throttle } from "./dom.js";
+import {
+  describeApi, download, getToken, isOutage, isTokenMissing, onToken, openAnswer,
+} from "./api.js";
+import {
+  attempt, button, el, find, refreshTimes, saveBlob, setText, sleep, throttle,
+} from "./dom.js";
 import { Detail } from "./detail.js";
 import { Files } from "./files.js";
 import { Filters } from "./filters.js";
@@ -16,12 +20,13 @@ import { Uploads } from "./uploads.js";
 const CLOCK_MS = 5000;
 const HEALTH_MS = 15000; // "complete up to" changes without an event
 const SETTLE_MS = 2500;
+const RETRY_MS = 3000;
 
 class Page {
   constructor(api) {
     this.api = api;
     this.health = null;
-    this.isConnected = false;
+    this.isConnected = null; // not known yet
     this.tableVersion = null; // the latest one that is known
     const onOpen = (row) => this.detail.show(row);
     this.filters = new Filters(api, () => this.showQuery());
@@ -90,11 +95,20 @@ class Page {
         this.refreshAllLater();
       },
       onConnection: (isNow) => {
-        if (isNow && !this.isConnected) this.refreshHealth();
+        if (isNow && this.isConnected === false) this.reload();
         this.isConnected = isNow;
         this.showHealth();
       },
     });
+    onToken(() => this.reload());
+  }
+
+  // After an outage the versions may be the same as before, but what was requested has failed.
+  reload() {
+    this.tableVersion = null;
+    this.refreshHealth();
+    this.refreshTable();
+    this.refreshAll();
   }
 
   refreshAll() {
@@ -128,7 +142,7 @@ class Page {
     const { isActive } = this.filters;
     setText(find("row-count"), countText(total, isActive));
     const isEmpty = total === 0;
-    find("table").hidden = isEmpty;
+    find("table").hidden = !total;
     const text = find("table-empty");
     text.hidden = !isEmpty;
     const isFirst = isEmpty && !isActive;
@@ -149,13 +163,14 @@ class Page {
 }
 
 // Return a throttled action. Each part shows its own failure or keeps what it has; the notice is
-// for what concerns all.
+// for what concerns all. The table shows why a filter is invalid.
 const part = (action, intervalMs) => throttle(async () => {
+  if (isTokenMissing()) return;
   try {
     await action();
     showNotice("");
   } catch (error) {
-    if (error.name !== "AbortError") showError(error);
+    if (error.name !== "AbortError" && error.status !== 400) showError(error);
   }
 }, intervalMs);
 
@@ -274,8 +289,23 @@ function showExamples(api, filters) {
   find("links").replaceChildren(...items);
 }
 
+// Return the description of the API. Repeat the request after an outage, and when a token is given.
+async function loadDescription() {
+  for (;;) {
+    try {
+      return await describeApi();
+    } catch (error) {
+      showError(error);
+      showHealth(null, false);
+      if (isOutage(error)) await sleep(RETRY_MS);
+      else if (isTokenMissing()) await new Promise(onToken);
+      else throw error;
+    }
+  }
+}
+
 try {
-  await new Page(await describeApi()).start();
+  await new Page(await loadDescription()).start();
 } catch (error) {
   showError(error);
   showHealth(null, false);

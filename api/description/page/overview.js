@@ -1,17 +1,20 @@
 // The headline numbers, and how fresh the rows are.
 
-import { getJson, send } from "./api.js";
+import { askForToken, getJson, getToken, isTokenMissing, send } from "./api.js";
 import {
-  ago, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText,
+  ago, button, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText,
 } from "./dom.js";
+
+const giveToken = button("Enter a token", () => askForToken("", getToken()), "");
 
 // The tiles keep their elements, and so the keyboard its place.
 export async function showNumbers(api, filters) {
-  const numbers = await getJson(`/stats?${filters.statsQuery()}`);
+  const numbers = await loadNumbers(filters);
   const words = filters.statsQuery() ? ["row matches", "rows match"] : ["row"];
-  const texts = [[formatNumber(numbers.count), pluralize(numbers.count, ...words)]];
+  const { count } = numbers;
+  const texts = [[count === null ? "–" : formatNumber(count), pluralize(count, ...words)]];
   for (const statistic of api.statistics) {
-    const value = numbers[statistic.name];
+    const value = numbers[statistic.name] ?? null;
     const display = statistic.display === "text" ? "number" : statistic.display;
     texts.push([value === null ? "–" : formatValue(value, display), statistic.title]);
   }
@@ -22,6 +25,16 @@ export async function showNumbers(api, filters) {
   invalid.hidden = false;
 }
 
+// With an invalid filter there are no numbers.
+async function loadNumbers(filters) {
+  try {
+    return await getJson(`/stats?${filters.statsQuery()}`);
+  } catch (error) {
+    if (error.status === 400) return { count: null };
+    throw error;
+  }
+}
+
 function showTile(tile, text, title) {
   setText(tile.firstElementChild, text);
   setText(tile.lastElementChild, title);
@@ -30,7 +43,7 @@ function showTile(tile, text, title) {
 // Return the body of /health/ready, which also comes with a 503; null without one.
 export async function loadHealth() {
   try {
-    const response = await send("/health/ready");
+    const response = await send("/health/ready", { isBackground: true });
     const body = await response.json();
     return "ready" in body ? body : null;
   } catch {
@@ -43,6 +56,8 @@ export function showHealth(health, isConnected) {
   const [kind, text] = describeState(health, isConnected);
   pill.className = `pill ${kind}`;
   setText(pill, text);
+  giveToken.hidden = !isTokenMissing();
+  if (!giveToken.isConnected) pill.after(giveToken);
   find("freshness").hidden = !health;
   if (!health) return;
   const invalid = health.rejected + health.held;
@@ -64,6 +79,7 @@ export function showHealth(health, isConnected) {
 }
 
 function describeState(health, isConnected) {
+  if (isTokenMissing()) return ["bad", "A token is needed"];
   if (!isConnected && !health) return ["bad", "The API does not answer"];
   if (!health) return ["", "Connecting …"];
   if (!health.ready) {

@@ -1,0 +1,126 @@
+"""The page while requests fail, and after that."""
+
+import json
+
+from playwright.sync_api import Browser, expect
+
+from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
+from tests.browser.chromium import RowdropPage
+
+TOKEN = "a-token-of-the-tests"
+TWO_ROWS_CSV = ONE_ROW_CSV + b"0002,Ann,Lee,0,\n"
+
+
+def build_page(browser: Browser, environment: ApiEnvironment) -> RowdropPage:
+    """Return a tab, which does not show the page yet."""
+    return RowdropPage(browser, f"http://127.0.0.1:{environment.api.port}")
+
+
+def require_token(environment: ApiEnvironment, token: str) -> None:
+    """Require a token from the next start of the API on."""
+    environment.api.environment = {
+        **environment.api.environment,
+        "BIND_ADDRESS": "0.0.0.0",  # noqa: S104
+        "API_TOKEN": token,
+    }
+
+
+def close(page: RowdropPage) -> None:
+    """Close the tab. The browser itself reports each request that failed."""
+    page.complaints = [each for each in page.complaints if "Failed to load" not in each]
+    page.close()
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+def test_page_without_token_starts_when_it_is_given(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    require_token(bare_api, TOKEN)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api)
+        page.tab.goto(page.address)
+        page.button("Cancel").click()
+        expect(page.find("#health")).to_have_text("A token is needed")
+        page.button("Enter a token").click()
+        page.find("#token").fill(TOKEN)
+        page.button("Use it").click()
+        expect(page.row("0001")).to_be_visible()
+        expect(page.button("Enter a token")).to_be_hidden()
+        close(page)
+
+
+def test_refused_token_is_not_sent_in_background(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", TWO_ROWS_CSV)
+    require_token(bare_api, "an-earlier-token-of-the-tests")
+    page = build_page(browser, bare_api)
+    requests: list[str] = []
+    page.tab.clock.install()
+    dialog = page.find("#token-dialog")
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page.tab.goto(page.address)
+        page.find("#token").fill("an-earlier-token-of-the-tests")
+        page.button("Use it").click()
+        expect(page.rows).to_have_count(2)
+    require_token(bare_api, TOKEN)
+    with bare_api.api:
+        page.button("Cancel").click()
+        expect(page.find("#health")).to_have_text("A token is needed")
+        page.tab.on("request", lambda request: requests.append(request.url))
+        for _ in range(5):
+            page.tab.clock.fast_forward(10_000)
+        expect(dialog).to_be_hidden()
+        expect(page.rows).to_have_count(2)
+        assert requests == []
+        # An action of the user asks again.
+        page.tab.get_by_role("button", name="Sort by First name").click()
+        page.button("Cancel").click()
+        page.button("Enter a token").click()
+        page.find("#token").fill(TOKEN)
+        page.button("Use it").click()
+        expect(page.button("Enter a token")).to_be_hidden()
+        expect(page.rows.first).to_contain_text("Ann")
+        expect(page.find("#health")).not_to_have_text("A token is needed")
+        close(page)
+
+
+def test_cancel_counts_for_all_files_of_a_drop(browser: Browser, bare_api: ApiEnvironment) -> None:
+    """A write may need a token where reads need none; reads continue."""
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    require_token(bare_api, TOKEN)
+    bare_api.api.environment = {**bare_api.api.environment, "PUBLIC_READ": "true"}
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.drop(*((f"{number}.csv", "first_name") for number in range(6)))
+        page.button("Cancel").click()
+        expect(page.find("#upload-summary")).to_have_text("0 of 6 files uploaded, 6 not uploaded")
+        expect(page.find("#token-dialog")).to_be_hidden()
+        bare_api.publish_output(TWO_ROWS_CSV)
+        expect(page.rows).to_have_count(2)
+        close(page)
+
+
+def test_token_with_other_characters_is_not_accepted(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    """fetch() refuses to send them, so no request would be possible until the tab is closed."""
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    require_token(bare_api, TOKEN)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api)
+        page.tab.goto(page.address)
+        for wrong in ("token\u2013of", "tökén", "two words"):
+            page.find("#token").fill(wrong)
+            page.button("Use it").click()
+            expect(page.find("#token-dialog")).to_be_visible()
+            assert json.loads(page.tab.evaluate("JSON.stringify({...sessionStorage})")) == {}
+        page.find("#token").fill(f" {TOKEN} ")
+        page.button("Use it").click()
+        expect(page.row("0001")).to_be_visible()
+        close(page)
