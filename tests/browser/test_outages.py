@@ -31,6 +31,91 @@ def close(page: RowdropPage) -> None:
     page.close()
 
 
+# -- reads -----------------------------------------------------------------------------------------
+def test_rows_are_loaded_after_a_restart(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", TWO_ROWS_CSV)
+    page = build_page(browser, bare_api)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page.open()
+    page.tab.get_by_label("Search").fill("ann")
+    expect(page.find("#filter-error")).to_have_text("The API does not answer.")
+    with bare_api.api:
+        expect(page.find("#row-count")).to_have_text("1 match")
+        expect(page.rows).to_have_count(1)
+        expect(page.row("0002")).to_contain_text("Lee")
+        expect(page.find("#filter-error")).to_be_hidden()
+        expect(page.find("#notice")).to_be_hidden()
+        close(page)
+
+
+def test_rows_are_requested_again_after_an_outage(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    """The stream of changes stays connected, so nothing else repeats the request."""
+    bare_api.store.put("output.csv", TWO_ROWS_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.tab.route(
+            "**/data?q=ann*", lambda route: route.fulfill(status=503, json={"detail": "Later."})
+        )
+        page.tab.get_by_label("Search").fill("ann")
+        expect(page.find("#filter-error")).to_have_text("Later.")
+        page.tab.unroute("**/data?q=ann*")
+        expect(page.find("#row-count")).to_have_text("1 match")
+        expect(page.find("#filter-error")).to_be_hidden()
+        close(page)
+
+
+def test_invalid_filter_leaves_no_rows(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", TWO_ROWS_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        expect(page.find("#row-count")).to_have_text("2")
+        page.tab.get_by_label("From age").fill("1.5")
+        expect(page.find("#filter-error")).to_contain_text("at most five digits")
+        expect(page.find("#row-count")).to_have_text("")
+        expect(page.rows).to_have_count(0)
+        expect(page.find("#table-empty")).to_be_hidden()
+        expect(page.find("#numbers")).to_contain_text("–rows match")
+        expect(page.find("#notice")).to_be_hidden()
+        page.tab.get_by_label("From age").fill("1")
+        expect(page.rows).to_have_count(2)
+        expect(page.find("#row-count")).to_have_text("2 match")
+        close(page)
+
+
+def test_rebuild_is_followed_after_a_restart(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    page = build_page(browser, bare_api)
+    text = page.find("#rebuild p").first
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page.open()
+        page.button("Rebuild").click()
+        expect(text).to_have_text("Queued …")
+    expect(text).to_have_text("The API does not answer.")
+    with bare_api.api:
+        expect(text).to_have_text("Queued …")
+        close(page)
+
+
+def test_page_starts_after_an_outage(browser: Browser, bare_api: ApiEnvironment) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api)
+        page.tab.route("**/openapi.json", lambda route: route.abort())
+        page.tab.goto(page.address)
+        expect(page.find("#health")).to_have_text("The API does not answer")
+        page.tab.unroute("**/openapi.json")
+        expect(page.row("0001")).to_be_visible()
+        expect(page.find("#notice")).to_be_hidden()
+        close(page)
+
+
 # -- tokens ----------------------------------------------------------------------------------------
 def test_page_without_token_starts_when_it_is_given(
     browser: Browser, bare_api: ApiEnvironment

@@ -158,7 +158,7 @@ def count_script_methods() -> dict[str, int]:
 
 def test_page_classes_have_few_methods() -> None:
     counts = count_script_methods()
-    assert counts["RowPages"] == 12
+    assert counts["RowPages"] == 13
     assert {name for name, count in counts.items() if count > MAX_SCRIPT_METHODS} == set()
 
 

@@ -1,11 +1,12 @@
 // The rows of a query. They are loaded by pages, when they are needed, and kept.
 
-import { request } from "./api.js";
+import { isOutage, request } from "./api.js";
 
 const PAGE_ROWS = 200;
 const MAX_PAGES = 60;
 const LOAD_DELAY_MS = 40;
 const RETRY_MS = 100;
+const OUTAGE_RETRY_MS = 3000;
 const MAX_RETRIES = 30;
 const MAX_CHANGED = 50;
 
@@ -19,13 +20,14 @@ export class RowPages {
     this.getRange = getRange;
     this.onPage = onPage;
     this.onError = onError;
-    this.total = 0;
+    this.total = 0; // null if a filter is invalid
     this.pages = new Map(); // page number -> {rows, isStale}
     this.loading = new Map(); // page number -> AbortController
   }
 
   // Forget all pages, because the query has changed.
   clear() {
+    clearTimeout(this.outageTimer);
     for (const controller of this.loading.values()) controller.abort();
     this.loading.clear();
     this.pages.clear();
@@ -54,7 +56,7 @@ export class RowPages {
     return numbers;
   }
 
-  async load(number) {
+  async load(number, isBackground = true) {
     this.loading.get(number)?.abort();
     const controller = new AbortController();
     const { signal } = controller;
@@ -62,17 +64,29 @@ export class RowPages {
     try {
       const query = this.filters.query({ limit: PAGE_ROWS, offset: number * PAGE_ROWS });
       const headers = { Accept: "application/json" };
-      const response = await request(`/data?${query}`, { signal, headers });
+      const response = await request(`/data?${query}`, { signal, headers, isBackground });
       const rows = await response.json();
       if (signal.aborted) return;
       this.store(number, rows, Number(response.headers.get("X-Total-Count")));
       this.version = response.headers.get("X-Table-Version");
       this.retryIfOlder(number);
     } catch (error) {
-      if (error.name !== "AbortError") this.onError(error);
+      if (error.name !== "AbortError") this.handleError(error);
     } finally {
       if (this.loading.get(number) === controller) this.loading.delete(number);
     }
+  }
+
+  handleError(error) {
+    this.onError(error);
+    if (error.status === 400) {
+      this.clear();
+      this.total = null;
+      this.onPage([]);
+    }
+    if (!isOutage(error)) return;
+    clearTimeout(this.outageTimer);
+    this.outageTimer = setTimeout(() => this.refresh(this.wanted), OUTAGE_RETRY_MS);
   }
 
   store(number, rows, total) {

@@ -14,7 +14,8 @@ const THUMBNAIL_PX = 72; // twice its size on the page, for screens with small p
 const MAX_THUMBNAIL_BYTES = 4e6;
 
 export class Table {
-  // `filters` has the query, `onOpen` gets the row to show in detail, `onTotal` the number of rows.
+  // `filters` has the query, `onOpen` gets the row to show in detail, `onTotal` the number of rows,
+  // or null if a filter is invalid.
   constructor(api, filters, { onOpen, onTotal }) {
     this.key = api.key.name;
     this.filters = filters;
@@ -107,7 +108,7 @@ export class Table {
     this.activeKey = undefined;
     this.scroller.scrollTop = 0;
     showOrder(this.headers, this.columns, this.filters.values.sort ?? this.key);
-    await this.pages.load(0);
+    await this.pages.load(0, false);
   }
 
   // There is another version of the table, which is `version` if it is known.
@@ -379,7 +380,7 @@ function orderElements(body, pool) {
 // Return a small picture; null if the image is too large to be loaded only for that. It is fetched,
 // because an address must not contain a token.
 async function loadThumbnail(key, signal) {
-  const options = { signal, priority: "low" };
+  const options = { signal, priority: "low", isBackground: true };
   const response = await request(`${rowPath(key)}/image`, options);
   if (Number(response.headers.get("Content-Length")) > MAX_THUMBNAIL_BYTES) {
     await response.body.cancel();
@@ -410,4 +411,4 @@ async function findOffset(key) {
 }
 
 export const countText = (total, isFiltered) =>
-  `${formatNumber(total)}${isFiltered ? " match" : ""}`;
+  (total === null ? "" : `${formatNumber(total)}${isFiltered ? " match" : ""}`);

@@ -1,12 +1,13 @@
 // Rebuilds, bundles and sweeps: what runs, what is done, and the button for a rebuild.
 
-import { getJson, request } from "./api.js";
+import { getJson, isOutage, request } from "./api.js";
 import {
   ago, button, el, find, formatCount, formatDuration, formatNumber, setText, sleep,
 } from "./dom.js";
 
 const MAX_TASKS = 50;
 const POLL_MS = 400;
+const OUTAGE_RETRY_MS = 3000;
 const ENDED = new Set(["done", "failed", "rejected", "superseded", "removed"]);
 const CLASSES = { done: "good", failed: "bad", rejected: "bad", superseded: "" };
 
@@ -26,7 +27,7 @@ export class Tasks {
   }
 
   async show() {
-    const tasks = await getJson("/tasks");
+    const tasks = await getJson("/tasks", { isBackground: true });
     // The same element each time, so that it stays where it was scrolled to.
     this.list.replaceChildren(...tasks.slice(0, MAX_TASKS).map(buildTask));
     const content = tasks.length ? this.list : el("p", { class: "quiet" }, "None so far.");
@@ -35,8 +36,13 @@ export class Tasks {
     if (running && !running.bundle && !this.followed) this.followRebuild(running.task_id);
     clearTimeout(this.timer);
     if (tasks.some((task) => !ENDED.has(task.state)) && !document.hidden) {
-      this.timer = setTimeout(() => this.show(), 1000);
+      this.timer = setTimeout(() => this.update(), 1000);
     }
+  }
+
+  // After a failure the tasks stay as they are: the page shows them again after an outage.
+  async update() {
+    await this.show().catch(() => {});
   }
 
   async rebuild() {
@@ -54,17 +60,28 @@ export class Tasks {
     this.progress.hidden = false;
     try {
       for (;;) {
-        const task = await getJson(`/tasks/${encodeURIComponent(id)}`);
-        this.showProgress(task);
-        if (ENDED.has(task.state)) break;
-        await sleep(POLL_MS);
+        const task = await this.loadRebuild(id);
+        if (task) this.showProgress(task);
+        if (task && ENDED.has(task.state)) break;
+        await sleep(task ? POLL_MS : OUTAGE_RETRY_MS);
       }
     } catch (error) {
       setText(this.text, error.message);
     }
     this.start.disabled = false;
     this.followed = null;
-    this.show();
+    this.update();
+  }
+
+  // Return the task of a rebuild; null during an outage.
+  async loadRebuild(id) {
+    try {
+      return await getJson(`/tasks/${encodeURIComponent(id)}`, { isBackground: true });
+    } catch (error) {
+      if (!isOutage(error)) throw error;
+      setText(this.text, error.message);
+      return null;
+    }
   }
 
   showProgress(task) {
