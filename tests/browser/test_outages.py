@@ -2,13 +2,23 @@
 
 import json
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.browser.chromium import RowdropPage
 
 TOKEN = "a-token-of-the-tests"
 TWO_ROWS_CSV = ONE_ROW_CSV + b"0002,Ann,Lee,0,\n"
+ROW = {"user_id": "ada", "first_name": "Ada", "last_name": "Lovelace", "birthts": 0, "img_path": ""}
+STORED = {"name": "ada.csv", "user_id": "ada", "status": "stored", "size": 1, "etag": "e"}
+
+# A server cannot cause this: Chromium repeats a request if its connection is closed.
+_CLOSE_UPLOADS = """() => {
+    XMLHttpRequest.prototype.send = function () {
+        this.upload.dispatchEvent(new Event("load"));
+        this.dispatchEvent(new Event("error"));
+    };
+}"""
 
 
 def build_page(browser: Browser, environment: ApiEnvironment) -> RowdropPage:
@@ -29,6 +39,86 @@ def close(page: RowdropPage) -> None:
     """Close the tab. The browser itself reports each request that failed."""
     page.complaints = [each for each in page.complaints if "Failed to load" not in each]
     page.close()
+
+
+def stub_upload(page: RowdropPage) -> None:
+    """Answer the upload of ada.csv with a 202."""
+    body = {**STORED, "look_at": "/data/ada"}
+    page.tab.route("**/files/ada.csv?wait=5", lambda route: route.fulfill(status=202, json=body))
+
+
+# -- uploads ---------------------------------------------------------------------------------------
+def test_stored_file_waits_for_its_receipt_in_an_outage(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        stub_upload(page)
+        requests: list[str] = []
+
+        def answer(route: Route) -> None:
+            requests.append(route.request.url)
+            if len(requests) == 1:
+                route.fulfill(status=503, json={"detail": "Redis is unavailable."})
+            elif len(requests) == 2:
+                route.abort()
+            else:
+                route.fulfill(json={**STORED, "result": "row", "reason": None, "row": ROW})
+
+        page.tab.route("**/receipt?*", answer)
+        page.drop(("ada.csv", "first_name"))
+        expect(page.upload("ada.csv").locator(".tag")).to_have_text("row")
+        assert len(requests) == 3
+        expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
+        close(page)
+
+
+def test_stored_file_without_receipt_is_no_failure(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        stub_upload(page)
+        page.tab.route("**/receipt?*", lambda route: route.fulfill(status=404, json={}))
+        page.drop(("ada.csv", "first_name"))
+        expect(page.upload("ada.csv")).to_contain_text("It is in the bucket; its row follows.")
+        expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
+        close(page)
+
+
+def test_upload_without_an_answer_is_not_confirmed(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    """The file of a connection that is closed after the last byte may be stored."""
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.tab.evaluate(_CLOSE_UPLOADS)
+        page.drop(("ada.csv", "first_name"))
+        entry = page.upload("ada.csv")
+        expect(entry).to_contain_text("The connection was closed: the file may be stored.")
+        expect(entry.get_by_role("button", name="Try again")).to_be_visible()
+        expect(page.find("#upload-summary")).to_have_text("0 of 1 file uploaded, 1 not confirmed")
+        close(page)
+
+
+def test_upload_answer_of_another_server_is_not_confirmed(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.tab.route("**/files/ada.csv?wait=5", lambda route: route.fulfill(body="<p>Log in"))
+        page.drop(("ada.csv", "first_name"))
+        expect(page.upload("ada.csv").locator(".tag")).to_have_text("not confirmed")
+        expect(page.upload("ada.csv")).to_contain_text("The answer is not one of the API")
+        close(page)
 
 
 # -- reads -----------------------------------------------------------------------------------------

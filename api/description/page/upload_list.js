@@ -52,11 +52,12 @@ export class UploadList {
   }
 
   // `counts` are the numbers of uploads by state; files that were skipped are no uploads.
-  showSummary({ waiting, rejected, failed, deleted }, total, skipped) {
-    const uploaded = formatNumber(total - waiting - failed);
+  showSummary({ waiting, rejected, failed, unconfirmed, deleted }, total, skipped) {
+    const uploaded = formatNumber(total - waiting - failed - unconfirmed);
     const text = `${uploaded} of ${formatCount(total, "file")} uploaded`;
     const parts = [total ? text : "Nothing to upload"];
     if (failed) parts.push(`${formatNumber(failed)} not uploaded`);
+    if (unconfirmed) parts.push(`${formatNumber(unconfirmed)} not confirmed`);
     if (deleted) parts.push(`${formatNumber(deleted)} deleted`);
     if (skipped) parts.push(`${formatCount(skipped, "hidden file")} skipped`);
     setText(this.text, parts.join(", ") + (rejected ? ", " : ""));

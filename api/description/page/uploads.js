@@ -1,7 +1,8 @@
 // Uploads: a queue of files, the requests, and waiting until it is known what became of each file.
 
 import {
-  ApiError, askForToken, authorization, filePath, getJson, getToken, needsToken, request, splitName,
+  ApiError, askForToken, authorization, filePath, getJson, getToken, isOutage, needsToken, request,
+  splitName,
 } from "./api.js";
 import { ask, attempt, button, find, focusHeading, formatLine, sleep } from "./dom.js";
 import { chooseFile, findImageProblem, listenForFiles, selectFiles } from "./dropped_files.js";
@@ -17,6 +18,7 @@ const MAX_RETRIES = 5;
 const MAX_POLLS = 60;
 const MAX_BUNDLE_POLLS = 300; // ten minutes
 const STORED = { className: "", tag: "stored", text: "It is in the bucket; its row follows." };
+const NOT_UNDERSTOOD = "The answer is not one of the API: the file may be stored. Try again.";
 const REFUSALS = new Set([400, 413, 415]); // the same file would be refused again
 
 export class Uploads {
@@ -28,7 +30,8 @@ export class Uploads {
     this.onOpen = onOpen;
     this.onChange = onChange;
     this.items = new Map(); // name -> the newest item of this name
-    this.counts = { waiting: 0, stored: 0, rejected: 0, failed: 0, deleted: 0 }; // items by state
+    // The number of items by state.
+    this.counts = { waiting: 0, stored: 0, rejected: 0, failed: 0, unconfirmed: 0, deleted: 0 };
     this.skipped = 0;
     this.queue = [];
     this.active = new Set(); // names that are being uploaded
@@ -93,6 +96,7 @@ export class Uploads {
       if (before) this.counts[before.state] -= 1;
       this.items.set(item.id, item);
       item.state = "waiting";
+      item.since = performance.now();
       this.counts.waiting += 1;
       this.list.get(item.id)?.restart();
     }
@@ -134,7 +138,9 @@ export class Uploads {
       if (item.problem) this.finish(item, "failed", "", "skipped", item.problem);
       else await this.upload(item, entry);
     } catch (error) {
-      this.finish(item, "failed", "bad", "failed", error.message);
+      const isUnconfirmed = error instanceof UnconfirmedError;
+      const [state, tag] = isUnconfirmed ? ["unconfirmed", "not confirmed"] : ["failed", "failed"];
+      this.finish(item, state, "bad", tag, error.message);
       if (this.isNewest(item) && !REFUSALS.has(error.status)) {
         entry.offer(button("Try again", () => this.enqueue([item])));
       }
@@ -151,7 +157,7 @@ export class Uploads {
 
   async upload(item, entry) {
     const show = (share) => this.isNewest(item) && entry.showProgress(share);
-    const result = await uploadFile(item.name, item.file, show);
+    const result = await uploadFile(item, show);
     if (result.reason) {
       const hint = result.held && result.user_id ? ". The last valid row stays." : "";
       const text = `${formatLine(result.line)}${result.reason}${hint}`;
@@ -192,24 +198,28 @@ export class Uploads {
 
 // Upload a file, and return what became of it: `row` and perhaps a `warning`, or `reason`, `line`
 // and `held`, or `tag` and `text`. `onProgress` gets the share that is sent, and null after that.
-async function uploadFile(name, file, onProgress) {
+async function uploadFile({ name, file, since }, onProgress) {
   const waitS = BUNDLE.test(name) ? BUNDLE_WAIT_S : WAIT_S;
-  const { status, body } = await put(`${filePath(name)}?wait=${waitS}`, file, onProgress);
+  const { status, body } = await put(`${filePath(name)}?wait=${waitS}`, file, since, onProgress);
   onProgress(null);
-  if (status === 422) return body;
+  if (status === 422 && body.reason) return body;
   if (status >= 400) throw new ApiError(status, body);
+  if (!body.etag) throw new UnconfirmedError(NOT_UNDERSTOOD);
   if (body.result === "unpacked") return describeBundle(body);
   if (body.look_at === "/tasks" && status !== 200) return waitForBundle(name, body);
   return status === 200 ? describeResult(body) : waitForReceipt(name, body);
 }
 
+// The file may be stored.
+class UnconfirmedError extends Error {}
+
 // PUT with progress, which fetch does not have.
-async function put(path, file, onProgress) {
+async function put(path, file, since, onProgress) {
   for (let attempt = 0; ; attempt += 1) {
     const used = getToken();
     const answer = await putOnce(path, file, onProgress);
     const isDenied = needsToken(answer.status, answer.body);
-    if (isDenied && (await askForToken(answer.body.detail, used))) continue;
+    if (isDenied && (await askForToken(answer.body.detail, used, since))) continue;
     if (answer.status !== 503 || attempt >= MAX_RETRIES) return answer;
     await sleep(1000 * (answer.retryAfter || 1));
   }
@@ -218,12 +228,16 @@ async function put(path, file, onProgress) {
 function putOnce(path, file, onProgress) {
   return new Promise((resolve, reject) => {
     const transfer = new XMLHttpRequest();
+    let isSent = false;
     transfer.open("PUT", path);
     const headers = { "Content-Type": "application/octet-stream", ...authorization() };
     for (const [name, value] of Object.entries(headers)) transfer.setRequestHeader(name, value);
     transfer.upload.addEventListener("progress", ({ loaded, total }) =>
       onProgress(total ? loaded / total : 0));
-    transfer.upload.addEventListener("load", () => onProgress(null));
+    transfer.upload.addEventListener("load", () => {
+      isSent = true;
+      onProgress(null);
+    });
     transfer.addEventListener("load", () => {
       let body = {};
       try {
@@ -232,18 +246,25 @@ function putOnce(path, file, onProgress) {
       const retryAfter = Number(transfer.getResponseHeader("Retry-After"));
       resolve({ status: transfer.status, body, retryAfter });
     });
-    transfer.addEventListener("error", () =>
-      reject(new Error("The connection was closed, or the file cannot be read.")));
+    transfer.addEventListener("error", () => reject(isSent
+      ? new UnconfirmedError("The connection was closed: the file may be stored. Try again.")
+      : new Error("The connection was closed, or the file cannot be read.")));
     transfer.send(file);
   });
 }
 
-// Ask for the receipt of this version until it is no longer pending.
+// Ask for the receipt of this version until it is no longer pending. Without a receipt the file is
+// still stored.
 async function waitForReceipt(name, { etag }, maxPolls = MAX_POLLS) {
   for (let number = 0; number < maxPolls; number += 1) {
-    const receipt = await getJson(`${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`);
-    if (receipt.result === "rejected") return receipt;
-    if (receipt.result !== "pending") return describeResult(receipt);
+    try {
+      const path = `${filePath(name)}/receipt?etag=${encodeURIComponent(etag)}`;
+      const receipt = await getJson(path, { isBackground: true });
+      if (receipt.result === "rejected") return receipt;
+      if (receipt.result !== "pending") return describeResult(receipt);
+    } catch (error) {
+      if (!isOutage(error)) return STORED;
+    }
     await sleep(number < 10 ? 300 : 2000);
   }
   return STORED;
@@ -253,7 +274,7 @@ async function waitForReceipt(name, { etag }, maxPolls = MAX_POLLS) {
 async function waitForBundle(name, body) {
   const receipt = await waitForReceipt(name, body, MAX_BUNDLE_POLLS);
   if (receipt.tag !== "unpacked") return receipt;
-  const tasks = await getJson("/tasks");
+  const tasks = await getJson("/tasks").catch(() => []);
   const task = tasks.find((each) => each.bundle === name && each.state === "done");
   return task ? describeBundle(task) : receipt;
 }
