@@ -97,6 +97,9 @@ class PublisherLoop:
         """
         if not pending_count and not self._wait_for_work():
             return self._publish_queue.count_pending()  # usually 0, unless a wake-up was lost
+        if pending_count > 0 and (bulk_wait_s := self._bulk_cycle.compute_wait_s()):
+            # What a batch leaves is bulk work, unless a result of an event wakes the publisher.
+            self._publish_queue.wait_for_wakeup([WAKE_LIVE], bulk_wait_s)
         if pending_count < 0:
             # Another publisher holds the lease: poll, as the end of a lease sends no wake-up.
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Bodies that only change with a release: compressed once, with an ETag."""
+"""Bodies with their compressed form and their ETags, which are made once."""
 
 import zlib
 

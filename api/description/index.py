@@ -13,7 +13,7 @@ from api.query.negotiation import prefers_html
 from api.query.parameters import parse_single_values
 from api.query.row_query import ROW_PARAMETERS
 
-_NO_SCRIPT_TARGET = b"/data?format=html"
+_NO_SCRIPT_TARGET = b"url=/data?format=html"
 
 
 def list_routes() -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ class IndexResource:
             values = ((name, request.params.get(name)) for name in ROW_PARAMETERS)
             if filters := {name: value for name, value in values if isinstance(value, str)}:
                 target = build_path("/data", filters, format="html")
-                page = page.replace(_NO_SCRIPT_TARGET, escape(target).encode())
+                page = page.replace(_NO_SCRIPT_TARGET, b"url=" + escape(target).encode())
             page.send(request, response)
             return
         parse_single_values(request.params, ())

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457, `application/problem+json`), the format of all error responses.
+"""Problem documents (RFC 9457, `application/problem+json`), the format of error responses.
 
 Each has a `type`, `title`, `status` and `detail`: what went wrong in this request and how to
 correct it.  A `Problem` has a type that links to its explanation at /docs.  Some have more fields,

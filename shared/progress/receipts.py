@@ -210,7 +210,7 @@ def _make_receipt(result: ReadResult, times: PublishTimes, output_etag: str, now
 
 
 def _prepend(receipt: Receipt, previous: Sequence[Receipt]) -> list[Receipt]:
-    """Return the receipts with this one first. It replaces the newest one if that says the same.
+    """Return the receipts with this one first. It replaces the newest one of the same outcome.
 
     The same files may be read twice: an upload with `?wait=` has an event, too.
     """

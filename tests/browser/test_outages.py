@@ -6,8 +6,10 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.api_process import ONE_ROW_CSV, ApiEnvironment, wait_until
 from tests.browser.chromium import RowdropPage
+from tests.browser.test_drops import PNG
 
 TOKEN = "a-token-of-the-tests"
+ROW_WITH_IMAGE_CSV = ONE_ROW_CSV.replace(b",\n", b",src-data/0001.png\n")
 TWO_ROWS_CSV = ONE_ROW_CSV + b"0002,Ann,Lee,0,\n"
 ROW = {"user_id": "ada", "first_name": "Ada", "last_name": "Lovelace", "birthts": 0, "img_path": ""}
 STORED = {"name": "ada.csv", "user_id": "ada", "status": "stored", "size": 1, "etag": "e"}
@@ -155,6 +157,63 @@ def test_rows_are_requested_again_after_an_outage(
         page.tab.unroute("**/data?q=ann*")
         expect(page.find("#row-count")).to_have_text("1 match")
         expect(page.find("#filter-error")).to_be_hidden()
+        close(page)
+
+
+def test_numbers_are_requested_again_after_an_outage(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", TWO_ROWS_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.tab.route(
+            "**/stats?q=ann", lambda route: route.fulfill(status=503, json={"detail": "Later."})
+        )
+        page.tab.get_by_label("Search").fill("ann")
+        expect(page.find("#notice")).to_have_text("Later.")
+        page.tab.unroute("**/stats?q=ann")
+        expect(page.find("#numbers")).to_contain_text("1row matches")
+        expect(page.find("#notice")).to_be_hidden()
+        close(page)
+
+
+def test_upload_that_a_proxy_gives_up_is_not_confirmed(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ONE_ROW_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api).open()
+        page.tab.route(
+            "**/files/ada.csv?wait=5", lambda route: route.fulfill(status=504, body="<p>Timeout")
+        )
+        page.drop(("ada.csv", "first_name"))
+        expect(page.upload("ada.csv").locator(".tag")).to_have_text("not confirmed")
+        close(page)
+
+
+def test_picture_is_requested_again_after_an_outage(
+    browser: Browser, bare_api: ApiEnvironment
+) -> None:
+    bare_api.store.put("output.csv", ROW_WITH_IMAGE_CSV)
+    with bare_api.api:
+        wait_until(bare_api.has_both_processes)
+        page = build_page(browser, bare_api)
+        statuses = [200, 503]  # of the thumbnail, and of the card
+
+        def answer(route: Route) -> None:
+            route.fulfill(status=statuses.pop(0) if statuses else 200, body=PNG)
+
+        page.tab.route("**/data/0001/image", answer)
+        page.open()
+        expect(page.row("0001").locator("canvas")).to_be_visible()
+        with page.tab.expect_response("**/data/0001/image"):
+            page.row("0001").click()
+        picture = page.find("#detail img")
+        expect(picture).to_be_hidden()
+        bare_api.store.put("output.csv", ROW_WITH_IMAGE_CSV.replace(b"Ivanov", b"Iwanow"))
+        expect(picture).to_be_visible()
         close(page)
 
 

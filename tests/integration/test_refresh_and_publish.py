@@ -3,18 +3,23 @@
 import gzip
 import io
 import time
+from collections.abc import Sequence
 
 import pytest
 from minio import Minio
+from redis import Redis
 
 from shared.formats.object_names import MANIFEST_KEY, OUTPUT_KEY, REJECTS_KEY
 from shared.formats.records import Row
 from shared.object_store import StoreUnavailable
+from shared.redis_keys import WAKE_LIVE
+from shared.scripts import Scripts
 from tests.integration.stepping import RowdropHarness, make_csv
 from worker.publisher import PublisherLoop
+from worker.publishing.publisher import Publisher
 from worker.reading.parallel import run_in_order
 from worker.state.loss_signals import TrustState
-from worker.state.publish_queue import LeaseLost
+from worker.state.publish_queue import LeaseLost, PublishQueue
 
 
 def img(rowdrop: RowdropHarness, key: str) -> str:
@@ -410,6 +415,36 @@ def test_publisher_loop_respects_minimum_interval(rowdrop: RowdropHarness) -> No
         times.append(rowdrop.output.get(OUTPUT_KEY).last_modified)
     assert times[1] - times[0] >= 2  # whole seconds
     assert rowdrop.read_rows().keys() == {"a", "b"}
+
+
+def test_publisher_loop_throttles_the_rest_of_a_batch(
+    rowdrop: RowdropHarness, redis: "Redis"
+) -> None:
+    """Results that one publish leaves are bulk work; a result of an event ends the pause."""
+    waits: list[tuple[list[str], float]] = []
+
+    class Recording(PublishQueue):
+        def wait_for_wakeup(self, keys: Sequence[str], timeout_s: float) -> bool:
+            waits.append((list(keys), timeout_s))
+            return True
+
+    class Slow(Publisher):
+        def __init__(self) -> None:
+            """Publish nothing."""
+
+        def publish(self) -> int:
+            time.sleep(0.3)
+            return 1
+
+        def is_manifest_due(self, *, idle: bool) -> bool:
+            return False
+
+    queue = Recording(redis, Scripts(redis), rowdrop.state.loss_signals)
+    loop = PublisherLoop(Slow(), rowdrop.recovery, queue, lambda: None)
+    for _ in range(2):
+        loop.run_once(1)
+    assert [keys for keys, _ in waits] == [[WAKE_LIVE]]
+    assert waits[0][1] > 0
 
 
 def test_run_in_order_skips_calls_after_deadline() -> None:

@@ -75,6 +75,15 @@ def test_page_sends_browsers_without_scripts_to_the_same_rows(service: Service) 
     assert target == "0; url=/data?min_age=40&q=%22%3E%3Cb+%26%27%C3%AB&sort=&format=html"
 
 
+def test_page_with_filters_keeps_its_other_links(service: Service) -> None:
+    def list_links(query: str) -> list[str | None]:
+        collector = ElementCollector()
+        collector.feed(service.get(f"/{query}", Accept=BROWSER).text)
+        return [attributes.get("href") for _, attributes in collector.elements]
+
+    assert list_links("?q=a&limit=5") == list_links("")
+
+
 def test_page_with_filters_is_revalidated_and_compressed(service: Service) -> None:
     page = service.get("/?q=a", Accept=BROWSER, Accept_Encoding="gzip")
     assert gzip.decompress(page.content) == service.get("/?q=a", Accept=BROWSER).content

@@ -42,7 +42,7 @@ class Publisher:
         self._table: PublishedTable | None = None
 
     def publish(self) -> int:
-        """Publish all pending results.
+        """Publish a batch of the pending results.
 
         Returns how many results are pending now, or -1 if another publisher holds the writer lease.
         1 also stands for a publish that was refused or lost its lease, and has to be retried.

@@ -50,7 +50,7 @@ class PendingResult(NamedTuple):
 
 
 class PublishInput(NamedTuple):
-    """Input of one publish: the ETags recorded as published, and all pending results.
+    """Input of one publish: the ETags recorded as published, and a batch of results.
 
     Without a recorded publish, both ETags are missing (None). `has_silent_drift`: there may
     be silent drift among the pending results, see `count_silent_repairs`.
@@ -171,9 +171,9 @@ class PublishQueue:
         """Record what was published and make its users clean (COMMIT PUBLISH).
 
         Each further chunk renews the lease. Then writes the receipts. `changed_users` have a row or
-        reject that this publish changed.
-        Returns the number of results that are still pending, and releases the lease. Raises
-        `LeaseLost` if the lease was lost, and records that as a loss signal.
+        reject that this publish changed. Returns the number of results that are still pending, and
+        releases the lease. Raises `LeaseLost` if the lease was lost. COMMIT PUBLISH also records
+        that as a loss signal, a renewal does not.
         """
         keys = [
             WRITER_LEASE,

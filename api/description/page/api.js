@@ -73,7 +73,7 @@ export async function request(path, options = {}) {
 
 export const getJson = async (path, options) => (await request(path, options)).json();
 
-// Ask once, whichever requests wait for it. A Cancel also counts for requests of an earlier time
+// Ask once for all requests that wait. A Cancel also counts for requests of an earlier time
 // `since`. Return whether there is a new token.
 export async function askForToken(detail, used, since = performance.now()) {
   if (getToken() !== used) return true;
@@ -161,10 +161,11 @@ export async function describeApi() {
   };
 }
 
-// Browsers resolve the parts "." and ".." of a path, so these keys have no address. The one that
-// they get leads nowhere: otherwise it would be that of all rows.
-const DOTS = new Set([".", ".."]);
-export const rowPath = (key) => `/data/${DOTS.has(key) ? "%2F" : ""}${encodeURIComponent(key)}`;
+// Browsers resolve these parts of a path, so these keys have no address. They get one that does not
+// exist, because the resolved one would be that of all rows.
+export const WITHOUT_ADDRESS = new Set([".", ".."]);
+export const rowPath = (key) =>
+  `/data/${WITHOUT_ADDRESS.has(key) ? "%2F" : ""}${encodeURIComponent(key)}`;
 export const filePath = (name) => `/files/${encodeURIComponent(name)}`;
 
 // "ada.png" is the image of "ada".

@@ -1,7 +1,8 @@
 // The card of one row: its image, its values, and the files that it comes from.
 
 import {
-  ApiError, filePath, getJson, readProblem, requestRead, rowPath, send, splitName,
+  ApiError, WITHOUT_ADDRESS, filePath, getJson, isOutage, readProblem, requestRead, rowPath, send,
+  splitName,
 } from "./api.js";
 import {
   ask, attempt, button, el, find, focusHeading, formatDuration, formatLine, formatTime, formatValue,
@@ -9,8 +10,6 @@ import {
 } from "./dom.js";
 import { chooseFile } from "./dropped_files.js";
 import { showFiles } from "./files.js";
-
-const WITHOUT_ADDRESS = new Set([".", ".."]); // see rowPath()
 
 export class Detail {
   constructor(api, uploads) {
@@ -193,7 +192,8 @@ export class Detail {
     if (!value || this.pictureVersion === version) return;
     this.pictureVersion = version;
     // Fetched, because the browser does not ask again for an image with an address that it shows.
-    const response = await send(`${rowPath(this.key)}/image`);
+    const response = await send(`${rowPath(this.key)}/image`).catch((error) => error);
+    if (isOutage(response) && this.pictureVersion === version) this.pictureVersion = null;
     const content = response.ok ? await response.blob() : null;
     if (content && this.pictureVersion === version) this.picture.src = URL.createObjectURL(content);
   }

@@ -61,7 +61,7 @@ export function ask(title, text, action, className) {
 const listControls = (list) => [...list.querySelectorAll("a, button")];
 
 // Remember where the focus is in a list. The returned function puts it to what took the place of an
-// element that is gone, or to the heading: without that the keyboard begins at the top of the page.
+// element that is gone, or to the heading: otherwise the next Tab starts at the top of the page.
 function rememberFocus(list) {
   const focused = document.activeElement;
   const index = list ? listControls(list).indexOf(focused) : -1;

@@ -34,7 +34,7 @@ export class Files {
 
   move(step) {
     if (step < 0) this.starts.pop();
-    else this.starts.push(this.nextStart);
+    else if (this.nextStart !== this.starts.at(-1)) this.starts.push(this.nextStart);
     this.show();
   }
 

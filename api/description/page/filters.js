@@ -204,10 +204,12 @@ async function copyText(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     // Without a secure origin there is no clipboard: select the text in a field instead.
+    const active = document.activeElement;
     const field = el("textarea", {}, text);
     document.body.append(field);
     field.select();
     document.execCommand("copy");
     field.remove();
+    active?.focus();
   }
 }

@@ -17,7 +17,7 @@ export class Histogram {
     const focused = element.contains(active) ? active.dataset.key : null;
     element.replaceChildren(...parts);
     if (focused === null) return;
-    // The keyboard stays at its bar.
+    // The focus stays at the same bar.
     const bar = element.querySelector(`[data-key="${focused}"]`) ?? element.querySelector("button");
     bar?.focus({ preventScroll: true });
   }

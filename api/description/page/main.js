@@ -162,17 +162,23 @@ class Page {
   }
 }
 
-// Return a throttled action. Each part shows its own failure or keeps what it has; the notice is
-// for what concerns all. The table shows why a filter is invalid.
-const part = (action, intervalMs) => throttle(async () => {
-  if (isTokenMissing()) return;
-  try {
-    await action();
-    showNotice("");
-  } catch (error) {
-    if (error.name !== "AbortError" && error.status !== 400) showError(error);
-  }
-}, intervalMs);
+// Return a throttled action, which is repeated after an outage. Each part shows its own failure or
+// keeps what it has; the notice is for what concerns all. The table shows why a filter is invalid.
+function part(action, intervalMs) {
+  let timer = 0;
+  const run = throttle(async () => {
+    if (isTokenMissing()) return;
+    clearTimeout(timer);
+    try {
+      await action();
+      showNotice("");
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 400) showError(error);
+      if (isOutage(error)) timer = setTimeout(run, RETRY_MS);
+    }
+  }, intervalMs);
+  return run;
+}
 
 function openLink(event) {
   const link = event.target.closest("a[href]");

@@ -2,12 +2,13 @@
 
 import { askForToken, getJson, getToken, isTokenMissing, send } from "./api.js";
 import {
-  ago, button, el, find, formatCount, formatDuration, formatNumber, formatValue, pluralize, setText,
+  ago, button, el, find, focusHeading, formatCount, formatDuration, formatNumber, formatValue,
+  pluralize, setText,
 } from "./dom.js";
 
 const giveToken = button("Enter a token", () => askForToken("", getToken()), "");
 
-// The tiles keep their elements, and so the keyboard its place.
+// The tiles keep their elements, and so the focus.
 export async function showNumbers(api, filters) {
   const numbers = await loadNumbers(filters);
   const words = filters.statsQuery() ? ["row matches", "rows match"] : ["row"];
@@ -56,6 +57,7 @@ export function showHealth(health, isConnected) {
   const [kind, text] = describeState(health, isConnected);
   pill.className = `pill ${kind}`;
   setText(pill, text);
+  if (!isTokenMissing() && document.activeElement === giveToken) focusHeading(find("rows"));
   giveToken.hidden = !isTokenMissing();
   if (!giveToken.isConnected) pill.after(giveToken);
   find("freshness").hidden = !health;

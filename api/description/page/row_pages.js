@@ -71,7 +71,8 @@ export class RowPages {
       this.version = response.headers.get("X-Table-Version");
       this.retryIfOlder(number);
     } catch (error) {
-      if (error.name !== "AbortError") this.handleError(error);
+      // The body of a problem may be aborted as well: then `error` is that of another query.
+      if (!signal.aborted) this.handleError(error);
     } finally {
       if (this.loading.get(number) === controller) this.loading.delete(number);
     }

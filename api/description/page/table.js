@@ -1,6 +1,6 @@
 // The table: it has elements only for the rows that are visible.
 
-import { request, rowPath, send } from "./api.js";
+import { isOutage, request, rowPath, send } from "./api.js";
 import { el, find, formatNumber, formatValue, setText } from "./dom.js";
 import { pageOf, RowPages } from "./row_pages.js";
 
@@ -341,7 +341,10 @@ class TableRow {
     try {
       const picture = await loadThumbnail(this.row[this.key], image.controller.signal);
       if (picture && this.image === image) this.cells[0].replaceChildren(picture);
-    } catch { /* it may be no image, or the row has left the view */ }
+    } catch (error) {
+      // Otherwise it is no image, or the row has left the view.
+      if (isOutage(error) || error.status === 401) image.controller = null;
+    }
   }
 }
 

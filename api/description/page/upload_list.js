@@ -28,6 +28,7 @@ export class UploadList {
     const known = this.entries.get(id);
     if (known) {
       known.restart();
+      known.setFile(file);
       return known;
     }
     const entry = new Entry(name, file);
@@ -86,10 +87,15 @@ class Entry {
     this.text = el("span", { class: "text" });
     this.actions = el("span", { class: "actions" });
     this.status = el("span", { class: "text", role: "status" });
+    this.name = el("span", { class: "name" }, name);
+    this.setFile(file);
     this.element = el("li", { tabindex: -1 },
-      el("span", { class: "name", title: formatBytes(file.size) }, name),
-      this.tag, this.bar, this.text, this.actions, this.status);
+      this.name, this.tag, this.bar, this.text, this.actions, this.status);
     this.restart();
+  }
+
+  setFile({ size }) {
+    this.name.title = formatBytes(size);
   }
 
   // The tag with which the upload has ended, or undefined.

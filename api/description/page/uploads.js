@@ -203,6 +203,8 @@ async function uploadFile({ name, file, since }, onProgress) {
   const { status, body } = await put(`${filePath(name)}?wait=${waitS}`, file, since, onProgress);
   onProgress(null);
   if (status === 422 && body.reason) return body;
+  // A proxy that waits no longer does not know whether the file is stored.
+  if (status === 502 || status === 504) throw new UnconfirmedError(NOT_UNDERSTOOD);
   if (status >= 400) throw new ApiError(status, body);
   if (!body.etag) throw new UnconfirmedError(NOT_UNDERSTOOD);
   if (body.result === "unpacked") return describeBundle(body);
