@@ -24,7 +24,7 @@ local function read_tokens(entries) -- `entries`: {user, result, ...}
 end
 
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return nil end
--- This publish covers all results submitted so far. A later one sends a new wake-up.
+-- The publisher counts what a batch leaves. A later result sends a new wake-up.
 redis.call('DEL', KEYS[6], KEYS[7])
 local last_etags = redis.call('HMGET', KEYS[2], 'output_etag', 'rejects_etag')
 local has_silent_drift = redis.call('EXISTS', KEYS[8])
