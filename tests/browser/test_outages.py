@@ -1,6 +1,8 @@
 """The page while requests fail, and after that."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Route, expect
 
@@ -43,6 +45,19 @@ def close(page: RowdropPage) -> None:
     page.close()
 
 
+@contextmanager
+def show_page(
+    browser: Browser, environment: ApiEnvironment, output_csv: bytes
+) -> Iterator[RowdropPage]:
+    """Start the API with this output.csv, and yield a tab that shows the page."""
+    environment.store.put("output.csv", output_csv)
+    with environment.api:
+        wait_until(environment.has_both_processes)
+        page = build_page(browser, environment).open()
+        yield page
+        close(page)
+
+
 def stub_upload(page: RowdropPage) -> None:
     """Answer the upload of ada.csv with a 202."""
     body = {**STORED, "look_at": "/data/ada"}
@@ -53,10 +68,7 @@ def stub_upload(page: RowdropPage) -> None:
 def test_stored_file_waits_for_its_receipt_in_an_outage(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
-    bare_api.store.put("output.csv", ONE_ROW_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, ONE_ROW_CSV) as page:
         stub_upload(page)
         requests: list[str] = []
 
@@ -74,53 +86,40 @@ def test_stored_file_waits_for_its_receipt_in_an_outage(
         expect(page.upload("ada.csv").locator(".tag")).to_have_text("row")
         assert len(requests) == 3
         expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
-        close(page)
 
 
 def test_stored_file_without_receipt_is_no_failure(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
-    bare_api.store.put("output.csv", ONE_ROW_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, ONE_ROW_CSV) as page:
         stub_upload(page)
         page.tab.route("**/receipt?*", lambda route: route.fulfill(status=404, json={}))
         page.drop(("ada.csv", "first_name"))
         expect(page.upload("ada.csv")).to_contain_text("It is in the bucket; its row follows.")
         expect(page.find("#upload-summary")).to_have_text("1 of 1 file uploaded")
-        close(page)
 
 
 def test_upload_without_an_answer_is_not_confirmed(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
     """The file of a connection that is closed after the last byte may be stored."""
-    bare_api.store.put("output.csv", ONE_ROW_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, ONE_ROW_CSV) as page:
         page.tab.evaluate(_CLOSE_UPLOADS)
         page.drop(("ada.csv", "first_name"))
         entry = page.upload("ada.csv")
         expect(entry).to_contain_text("The connection was closed: the file may be stored.")
         expect(entry.get_by_role("button", name="Try again")).to_be_visible()
         expect(page.find("#upload-summary")).to_have_text("0 of 1 file uploaded, 1 not confirmed")
-        close(page)
 
 
 def test_upload_answer_of_another_server_is_not_confirmed(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
-    bare_api.store.put("output.csv", ONE_ROW_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, ONE_ROW_CSV) as page:
         page.tab.route("**/files/ada.csv?wait=5", lambda route: route.fulfill(body="<p>Log in"))
         page.drop(("ada.csv", "first_name"))
         expect(page.upload("ada.csv").locator(".tag")).to_have_text("not confirmed")
         expect(page.upload("ada.csv")).to_contain_text("The answer is not one of the API")
-        close(page)
 
 
 # -- reads -----------------------------------------------------------------------------------------
@@ -145,10 +144,7 @@ def test_rows_are_requested_again_after_an_outage(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
     """The stream of changes stays connected, so nothing else repeats the request."""
-    bare_api.store.put("output.csv", TWO_ROWS_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, TWO_ROWS_CSV) as page:
         page.tab.route(
             "**/data?q=ann*", lambda route: route.fulfill(status=503, json={"detail": "Later."})
         )
@@ -157,16 +153,12 @@ def test_rows_are_requested_again_after_an_outage(
         page.tab.unroute("**/data?q=ann*")
         expect(page.find("#row-count")).to_have_text("1 match")
         expect(page.find("#filter-error")).to_be_hidden()
-        close(page)
 
 
 def test_numbers_are_requested_again_after_an_outage(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
-    bare_api.store.put("output.csv", TWO_ROWS_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, TWO_ROWS_CSV) as page:
         page.tab.route(
             "**/stats?q=ann", lambda route: route.fulfill(status=503, json={"detail": "Later."})
         )
@@ -175,22 +167,17 @@ def test_numbers_are_requested_again_after_an_outage(
         page.tab.unroute("**/stats?q=ann")
         expect(page.find("#numbers")).to_contain_text("1row matches")
         expect(page.find("#notice")).to_be_hidden()
-        close(page)
 
 
 def test_upload_that_a_proxy_gives_up_is_not_confirmed(
     browser: Browser, bare_api: ApiEnvironment
 ) -> None:
-    bare_api.store.put("output.csv", ONE_ROW_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, ONE_ROW_CSV) as page:
         page.tab.route(
             "**/files/ada.csv?wait=5", lambda route: route.fulfill(status=504, body="<p>Timeout")
         )
         page.drop(("ada.csv", "first_name"))
         expect(page.upload("ada.csv").locator(".tag")).to_have_text("not confirmed")
-        close(page)
 
 
 def test_picture_is_requested_again_after_an_outage(
@@ -218,10 +205,7 @@ def test_picture_is_requested_again_after_an_outage(
 
 
 def test_invalid_filter_leaves_no_rows(browser: Browser, bare_api: ApiEnvironment) -> None:
-    bare_api.store.put("output.csv", TWO_ROWS_CSV)
-    with bare_api.api:
-        wait_until(bare_api.has_both_processes)
-        page = build_page(browser, bare_api).open()
+    with show_page(browser, bare_api, TWO_ROWS_CSV) as page:
         expect(page.find("#row-count")).to_have_text("2")
         page.tab.get_by_label("From age").fill("1.5")
         expect(page.find("#filter-error")).to_contain_text("at most five digits")
@@ -233,7 +217,6 @@ def test_invalid_filter_leaves_no_rows(browser: Browser, bare_api: ApiEnvironmen
         page.tab.get_by_label("From age").fill("1")
         expect(page.rows).to_have_count(2)
         expect(page.find("#row-count")).to_have_text("2 match")
-        close(page)
 
 
 def test_rebuild_is_followed_after_a_restart(browser: Browser, bare_api: ApiEnvironment) -> None:
